@@ -1,0 +1,45 @@
+# Two commands are enough on a new machine: `make demo` and `make test`. Both set up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test test-fast check bench docs lock clean
+
+setup: $(READY)
+
+$(READY): requirements/dev.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: setup ## the main job, end to end: build the release, then check it as a stranger would
+	$(BIN)/hubpub build recipes/whisper-tiny.en.yaml --locked
+	$(BIN)/hubpub verify dist/whisper-tiny.en
+
+test: check ## all tests; the slow ones are named in the output
+	$(BIN)/python -m pytest --durations=15
+
+test-fast: setup
+	$(BIN)/python -m pytest -m "not slow and not registry"
+
+check: setup ## style, types, architecture, generated docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m hubpub.docs --check
+
+docs: setup ## write what is generated from the code
+	$(BIN)/python -m hubpub.docs
+
+bench: setup ## each claim beside the tool that a user would pick instead; writes bench/RESULTS.md
+	$(BIN)/python bench/run.py
+
+lock: setup ## resolve the development environment anew
+	$(BIN)/uv pip compile pyproject.toml --extra asr --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet -o requirements/dev.txt
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

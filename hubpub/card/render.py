@@ -1,0 +1,95 @@
+"""Renders the card: Hub metadata from the recipe, everything else by a sandboxed Jinja template from the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hubpub.card.figures import cell, duration, figure, number, size
+from hubpub.errors import ReleaseError
+from hubpub.manifest import Manifest
+
+MAX_CARD_BYTES = 4 << 20
+
+
+def render_card(manifest: Manifest, card: Mapping[str, Any], template: Path) -> str:
+    """The text of ``README.md``.
+
+    Args:
+        manifest: the release.
+        card: what the recipe says under ``card``.
+        template: a Jinja template; it sees ``manifest``, ``card`` and ``runs`` as plain data.
+
+    Raises:
+        ReleaseError: the template is not valid, or names something that the manifest does not hold.
+    """
+    from jinja2 import StrictUndefined, TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False
+    )
+    environment.filters.update(size=size, figure=figure, cell=cell, duration=duration)
+    environment.globals.update(number=number)
+    data = manifest.model_dump(mode="json")
+    # Prose may quote figures: it is rendered from the same data, so that no number is typed by hand.
+    facts = {"manifest": data, "runs": _runs(manifest), "measured": _lookup(manifest), "verdicts": _verdicts(manifest)}
+    try:
+        prose = _render_all(environment, dict(card), facts)
+        body = environment.from_string(template.read_text("utf-8")).render(card=prose, **facts)
+    except (TemplateError, TypeError, ValueError, KeyError, ArithmeticError, OverflowError) as error:
+        line = getattr(error, "lineno", None)
+        where = f"{template}:{line}" if line else str(template)
+        raise ReleaseError(f"the card cannot be rendered: {' '.join(str(error).split())}", where=where) from error
+    text = front_matter(manifest, card) + body.strip() + "\n"
+    if len(text.encode()) > MAX_CARD_BYTES:
+        raise ReleaseError(f"the card is larger than {MAX_CARD_BYTES} bytes", where=str(template))
+    return text
+
+
+def front_matter(manifest: Manifest, card: Mapping[str, Any]) -> str:
+    """The metadata block that the Hub reads."""
+    fields = ("license", "language", "base_model", "base_model_relation", "library_name", "pipeline_tag", "tags")
+    data = {field: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+            for field in fields if (value := card.get(field))}
+    if manifest.synthetic:
+        data["tags"] = [*data.get("tags", []), "synthetic"]
+    return f"---\n{yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000)}---\n\n"
+
+
+def _runs(manifest: Manifest) -> list[dict[str, Any]]:
+    """The measurements, grouped by run: the whole corpus, then its parts."""
+    runs: dict[str, dict[str, Any]] = {}
+    for each in manifest.all_measurements():
+        run = runs.setdefault(each.run, {"name": each.run, "client": each.client, "figures": [], "parts": []})
+        run["parts" if each.subset else "figures"].append(each.model_dump(mode="json"))
+    return list(runs.values())
+
+
+def _verdicts(manifest: Manifest) -> list[dict[str, Any]]:
+    return [
+        {"budget": str(verdict.gate), "passed": verdict.passed, "reason": verdict.reason}
+        for verdict in manifest.all_verdicts()
+    ]
+
+
+def _lookup(manifest: Manifest) -> dict[str, str]:
+    """``run/metric`` (and ``run/metric - other/metric``) → the figure as it is written."""
+    return {
+        each.key if each.against is None else f"{each.key} - {each.against}": figure(each.model_dump(mode="json"))
+        for each in manifest.all_measurements()
+        if each.subset is None
+    }
+
+
+def _render_all(environment: Any, value: Any, facts: dict[str, Any]) -> Any:
+    if isinstance(value, str):
+        return environment.from_string(value).render(**facts)
+    if isinstance(value, Mapping):
+        return {key: _render_all(environment, item, facts) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [_render_all(environment, item, facts) for item in value]
+    return value

@@ -1,0 +1,59 @@
+"""The command line: one small file per verb, each parses, calls one function, and prints."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from hubpub import __version__
+from hubpub.cli import build, cache, check, lock, plan, schema, verify
+from hubpub.errors import HubpubError
+
+app = typer.Typer(
+    name="hubpub",
+    help="Build, measure and release model repos for the Hugging Face Hub, from one recipe.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: rich takes longer to import than everything else together
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hubpub {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Build, measure and release model repos for the Hugging Face Hub, from one recipe."""
+
+
+app.command("check")(check.check)
+app.command("plan")(plan.plan)
+app.command("lock")(lock.lock)
+app.command("build")(build.build)
+app.command("verify")(verify.verify)
+app.command("schema")(schema.schema)
+app.add_typer(cache.app, name="cache")
+
+
+def main() -> None:
+    """Entry point: errors become one clear line each on stderr, and the exit code says which kind."""
+    try:
+        app()
+    except HubpubError as error:
+        for line in str(error).splitlines():
+            print(f"hubpub: {line}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("hubpub: interrupted; what was done is kept, the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone
+        sys.exit(141)

@@ -1,0 +1,34 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False, metavar="RECIPE")]
+CacheFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache", help="Cache folder. Default: HUBPUB_CACHE, or the platform's cache folder.", show_default=False
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Locked = Annotated[bool, typer.Option("--locked", help="Resolve nothing: fail if the lock file does not answer.")]
+Only = Annotated[str | None, typer.Option(help="Only this published file.", metavar="FILE", show_default=False)]
+Variant = Annotated[str | None, typer.Option(help="Only this variant.", metavar="NAME", show_default=False)]
+
+
+def print_json(data: Any) -> None:
+    """One document on standard output."""
+    typer.echo(json.dumps(data, indent=1, ensure_ascii=False))
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    from hubpub.card.figures import size as written
+
+    return written(count)

@@ -1,0 +1,109 @@
+"""A prepared corpus: 16 kHz samples on disk, and what is known of every clip."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hubpub.corpus.spec import Provenance, Role
+from hubpub.errors import AudioError
+
+if TYPE_CHECKING:
+    from hubpub.corpus.audio import Samples
+
+INDEX = "corpus.json"
+
+
+class Clip(BaseModel):
+    """One clip, ready for a model; digests are hexadecimal sha256.
+
+    Attributes:
+        id: unique in the corpus.
+        samples: path of the ``.npy`` file (float32 ``[frames]``) in the corpus' folder.
+        rate: rate of these samples in Hz.
+        seconds: length of the clip.
+        text: what is said, ``None`` when nobody wrote it down.
+        provenance: speaker, language, title, year, source, licence.
+        audio: the recording, as the recipe names it.
+        crop: start and end in seconds, as the recipe gives them.
+        native_rate: rate of the recording in Hz.
+        start: first frame of the clip in its recording, at the native rate.
+        stop: frame after the last one.
+        file_sha256: the recording's bytes.
+        file_samples_sha256: all samples of the recording.
+        samples_sha256: the samples of this clip, at the native rate.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    samples: str
+    rate: int
+    seconds: float
+    text: str | None
+    provenance: Provenance
+    audio: str
+    crop: tuple[float, float] | None
+    native_rate: int
+    start: int
+    stop: int
+    file_sha256: str
+    file_samples_sha256: str
+    samples_sha256: str
+
+
+class Corpus(BaseModel):
+    """Clips in the order of the recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    role: Role
+    clips: tuple[Clip, ...]
+
+    @property
+    def digest(self) -> str:
+        """sha256 over what a measurement depends on: ids, samples and texts, in order."""
+        essence = [[clip.id, clip.samples_sha256, clip.text] for clip in self.clips]
+        return hashlib.sha256(json.dumps(essence, ensure_ascii=False).encode()).hexdigest()
+
+    @property
+    def seconds(self) -> float:
+        """Length of all clips together."""
+        return sum(clip.seconds for clip in self.clips)
+
+    @classmethod
+    def load(cls, folder: Path) -> Corpus:
+        """Read the index that ``prepare`` wrote.
+
+        Raises:
+            AudioError: there is none, or it is damaged.
+        """
+        index = folder / INDEX
+        try:
+            return cls.model_validate_json(index.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise AudioError(
+                "the prepared corpus is missing or damaged", where=str(index), fix="build again"
+            ) from error
+
+
+def load_samples(folder: Path, clip: Clip) -> Samples:
+    """The samples of ``clip``, float32 ``[frames]`` at ``clip.rate``.
+
+    Raises:
+        AudioError: the file is missing or damaged.
+    """
+    import numpy as np
+
+    path = folder / clip.samples
+    try:
+        samples = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise AudioError("prepared samples are missing or damaged", where=str(path), fix="build again") from error
+    if samples.dtype != np.float32 or samples.ndim != 1:
+        raise AudioError(f"prepared samples are {samples.dtype} {samples.shape}", where=str(path), fix="build again")
+    return samples  # type: ignore[no-any-return]

@@ -1,0 +1,151 @@
+"""``hubpub.json``: what a release holds, how each byte of it was made, and every figure that was measured.
+
+All but ``observed`` is the same whenever the same recipe is built from the same lock; ``digest`` says so in one line.
+Timings, memory and what depends on them stand under ``observed``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hubpub.corpus.corpus import Corpus
+from hubpub.errors import ReleaseError
+from hubpub.gate import Verdict
+from hubpub.measure.measurement import Measurement
+
+MANIFEST = "hubpub.json"
+CARD = "README.md"
+MAX_BYTES = 64 << 20
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Digest(_Frozen):
+    """A file's bytes."""
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    size: int = Field(ge=0)
+
+
+class FileRecord(Digest):
+    """A published file: its bytes, the source file or step that gave them, and the variants that it belongs to."""
+
+    made_by: str
+    variants: tuple[str, ...] = ()
+
+
+class SourceRecord(_Frozen):
+    """A source as it was locked; ``files`` are those that the release was made from."""
+
+    kind: Literal["pypi", "hub", "path"]
+    name: str
+    revision: str
+    filename: str | None = None
+    archive: Digest | None = None
+    license: str | None = None
+    files: dict[str, Digest]
+
+
+class StepRecord(_Frozen):
+    """A step as it was run: everything that its key was made of, and what came out."""
+
+    kind: str
+    key: str
+    identity: dict[str, Any]
+    libraries: dict[str, str]
+    inputs: dict[str, str]
+    outputs: dict[str, Digest]
+    facts: dict[str, Any]
+
+
+class Observed(_Frozen):
+    """What differs from run to run."""
+
+    hubpub: str
+    files: dict[str, Digest] = {}
+    """The card and the per-utterance timings."""
+    steps: dict[str, dict[str, Any]]
+    measurements: tuple[Measurement, ...]
+    verdicts: tuple[Verdict, ...]
+
+
+class Manifest(_Frozen):
+    """The content of ``hubpub.json``."""
+
+    manifest_version: Literal[1] = 1
+    name: str
+    recipe: str
+    """Path of the recipe in the release; its lock, scripts and template lie beside it."""
+    synthetic: bool
+    partial: bool
+    license: str
+    sources: dict[str, SourceRecord]
+    steps: dict[str, StepRecord]
+    files: dict[str, FileRecord]
+    records: dict[str, Digest]
+    """The recipe and what it needs, and the per-utterance results."""
+    corpora: dict[str, Corpus]
+    measurements: tuple[Measurement, ...]
+    verdicts: tuple[Verdict, ...]
+    observed: Observed
+    digest: str = ""
+
+    def sealed(self) -> Self:
+        """The same with its digest filled in."""
+        return self.model_copy(update={"digest": self.content_digest()})
+
+    def content_digest(self) -> str:
+        """sha256 over the canonical JSON of all but ``observed`` and ``digest``."""
+        data = self.model_dump(mode="json", exclude={"observed", "digest"})
+        return hashlib.sha256(json.dumps(data, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+    def text(self) -> str:
+        """The file's content."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+    def all_measurements(self) -> tuple[Measurement, ...]:
+        """Digested and observed figures, in the recipe's order of runs."""
+        runs = list(dict.fromkeys(each.run for each in (*self.measurements, *self.observed.measurements)))
+        return tuple(
+            sorted((*self.measurements, *self.observed.measurements), key=lambda each: runs.index(each.run))
+        )
+
+    def all_verdicts(self) -> tuple[Verdict, ...]:
+        """Digested and observed verdicts."""
+        return (*self.verdicts, *self.observed.verdicts)
+
+    def listed_files(self) -> dict[str, Digest]:
+        """Every file of the release but the manifest itself."""
+        return {**self.files, **self.records, **self.observed.files}
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the release in ``folder``.
+
+    Raises:
+        ReleaseError: there is none, or it is damaged or of another version.
+    """
+    path = folder / MANIFEST
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ReleaseError(f"is larger than {MAX_BYTES} bytes", where=str(path))
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        fix = "build it with `hubpub build`"
+        raise ReleaseError(f"is not a release: it holds no {MANIFEST}", where=str(folder), fix=fix) from error
+    except OSError as error:
+        raise ReleaseError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        what = f"is not a manifest that this version reads: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise ReleaseError(what, where=str(path)) from error
+    if manifest.content_digest() != manifest.digest:
+        raise ReleaseError("was edited: its digest does not match", where=str(path), fix="build the release again")
+    return manifest

@@ -1,0 +1,1 @@
+"""Numbers from real clients: runs, metrics, statistics."""

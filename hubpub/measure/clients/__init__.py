@@ -1,0 +1,12 @@
+"""The real loaders that a release must satisfy: one small class and one line of the union for each."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from hubpub.measure.clients.onnx_asr import OnnxAsr
+from hubpub.measure.clients.ort import OnnxRuntime
+
+AnyClient = Annotated[OnnxAsr | OnnxRuntime, Field(discriminator="client")]

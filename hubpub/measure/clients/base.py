@@ -1,0 +1,74 @@
+"""What a client is: frozen parameters, and a way to load a folder of published files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from hubpub.corpus.audio import Samples
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a model says of one clip: a text, or one array for each segment."""
+
+    segments: int
+    text: str | None = None
+    arrays: tuple[npt.NDArray[np.generic], ...] = ()
+
+
+class Loaded(Protocol):
+    """A model that is ready."""
+
+    def run(self, samples: Samples) -> Output:
+        """Process one clip, float32 ``[frames]`` at 16 kHz."""
+        ...
+
+
+class Client(BaseModel):
+    """Base of the clients; a subclass is one file and one line of the union in ``clients/__init__.py``.
+
+    ``libraries`` names the distributions whose versions belong to a measurement; ``modules`` what is imported before
+    the time to load is taken.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    client: str
+    threads: int = Field(default=2, ge=1, le=1024, description="Threads of one operator; operators run in turn.")
+    libraries: ClassVar[tuple[str, ...]]
+    modules: ClassVar[tuple[str, ...]]
+
+    def describe(self) -> str:
+        """What a reader of a figure must know, in one line."""
+        raise NotImplementedError
+
+    def references(self) -> tuple[str, ...]:
+        """Files besides the release that it reads, as source/path; the caller resolves them."""
+        return ()
+
+    def load(self, folder: Path, files: Mapping[str, Path]) -> Loaded:
+        """Load what a folder of published files holds; ``files`` says where ``references()`` lie."""
+        raise NotImplementedError
+
+    def session_options(self) -> Any:  # onnxruntime has no types
+        """Options of onnxruntime with the threads pinned."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors; they are raised too
+        return options
+
+
+PROVIDERS = ("CPUExecutionProvider",)
+"""Named, so that a figure does not depend on which build of onnxruntime is installed."""

@@ -1,0 +1,115 @@
+"""onnx-asr (istupakov/onnx-asr), the Python loader of the Whisper, NeMo, GigaAM, Vosk and T-one ONNX repos."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from hubpub.measure.clients.base import PROVIDERS, Client, Loaded, Output
+from hubpub.measure.segment import Segmentation, SilenceWindows, VadSegments, Whole
+
+if TYPE_CHECKING:
+    from hubpub.corpus.audio import Samples
+
+ModelType = Literal[
+    "kaldi-rnnt",
+    "nemo-conformer-ctc",
+    "nemo-conformer-rnnt",
+    "nemo-conformer-tdt",
+    "nemo-conformer-aed",
+    "t-one-ctc",
+    "vosk",
+    "whisper-ort",
+    "whisper",
+    "gigaam-v2-ctc",
+    "gigaam-v2-rnnt",
+    "gigaam-v3-ctc",
+    "gigaam-v3-rnnt",
+    "gigaam-v3-e2e-ctc",
+    "gigaam-v3-e2e-rnnt",
+    "gigaam-multilingual-ctc",
+    "gigaam-multilingual-large-ctc",
+]
+
+
+class OnnxAsr(Client):
+    """Greedy transcripts through ``onnx_asr.load_model``; segments are joined by a space."""
+
+    client: Literal["onnx-asr"]
+    model: ModelType = Field(description="onnx-asr's name of the model's type.")
+    quantization: str | None = Field(
+        default=None, pattern=r"^\w[\w.-]*$", description="Suffix of the files, such as int8; default: none."
+    )
+    language: str | None = Field(
+        default=None, pattern=r"^[a-z]{2,3}$", description="Spoken language (Whisper, Canary)."
+    )
+    segment: Segmentation = Field(default=Whole(), description="How long audio is cut.")
+    libraries: ClassVar[tuple[str, ...]] = ("onnx-asr", "onnxruntime", "numpy")
+    modules: ClassVar[tuple[str, ...]] = ("onnx_asr", "onnxruntime")
+
+    def describe(self) -> str:
+        """What a reader of a figure must know, in one line."""
+        language = f", language {self.language}" if self.language else ""
+        return (
+            f"onnx-asr {self.model}, {self.quantization or 'no'} suffix{language}, greedy, {self.segment.describe()}, "
+            f"{self.threads} threads"
+        )
+
+    def references(self) -> tuple[str, ...]:
+        """The VAD's model, where there is one."""
+        return (self.segment.model,) if isinstance(self.segment, VadSegments) else ()
+
+    def load(self, folder: Path, files: Mapping[str, Path]) -> Loaded:
+        """Load the model as a user would; onnx-asr's own errors come through."""
+        import onnx_asr
+
+        options: dict[str, Any] = {"sess_options": self.session_options(), "providers": list(PROVIDERS)}
+        model = onnx_asr.load_model(self.model, folder, quantization=self.quantization, **options)
+        language: dict[str, Any] = {"language": self.language} if self.language else {}
+        if isinstance(self.segment, VadSegments):
+            return _WithVad(model, self.segment, files[self.segment.model], options, language)
+        return _Windowed(model, self.segment, language)
+
+
+class _Windowed:
+    def __init__(self, model: Any, segment: Whole | SilenceWindows, language: dict[str, Any]) -> None:
+        self._model, self._segment, self._language = model, segment, language
+
+    def run(self, samples: Samples) -> Output:
+        windows = self._segment.windows(samples, 16_000) if isinstance(self._segment, SilenceWindows) else [samples]
+        texts = [self._model.recognize(window, **self._language) for window in windows]
+        return Output(segments=len(texts), text=_join(texts))
+
+
+class _WithVad:
+    def __init__(
+        self, model: Any, segment: VadSegments, vad_file: Path, options: dict[str, Any], language: dict[str, Any]
+    ) -> None:
+        import onnx_asr
+
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copyfile(vad_file, Path(folder, "silero_vad.onnx"))  # the only name that the loader knows
+            vad = onnx_asr.load_vad("silero", folder, **options)
+        self._language = language
+        self._model = model.with_vad(
+            vad,
+            batch_size=segment.batch_size,
+            threshold=segment.threshold,
+            min_speech_duration_ms=segment.min_speech_ms,
+            max_speech_duration_s=segment.max_speech_s,
+            min_silence_duration_ms=segment.min_silence_ms,
+            speech_pad_ms=segment.speech_pad_ms,
+        )
+
+    def run(self, samples: Samples) -> Output:
+        texts = [segment.text for segment in self._model.recognize(samples, **self._language)]
+        return Output(segments=len(texts), text=_join(texts))
+
+
+def _join(texts: list[str]) -> str:
+    return " ".join(stripped for text in texts if (stripped := text.strip()))

@@ -1,0 +1,39 @@
+"""The metrics: one file and one line of the union for each."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hubpub.measure.metrics.cer import Cer
+from hubpub.measure.metrics.cosine import Cosine
+from hubpub.measure.metrics.disagreement import Disagreement
+from hubpub.measure.metrics.download_size import DownloadSize
+from hubpub.measure.metrics.latency import Latency
+from hubpub.measure.metrics.load_time import LoadTime
+from hubpub.measure.metrics.max_abs_diff import MaxAbsDiff
+from hubpub.measure.metrics.peak_rss import PeakRss
+from hubpub.measure.metrics.rtf import Rtf
+from hubpub.measure.metrics.snr import Snr
+from hubpub.measure.metrics.wer import Wer
+
+MetricName = Literal[
+    "wer",
+    "cer",
+    "disagreement",
+    "cosine",
+    "max_abs_diff",
+    "snr",
+    "rtf",
+    "latency",
+    "load_time",
+    "peak_rss",
+    "download_size",
+]
+"""The registry; tests run over it."""
+
+AnyMetric = Annotated[
+    Wer | Cer | Disagreement | Cosine | MaxAbsDiff | Snr | Rtf | Latency | LoadTime | PeakRss | DownloadSize,
+    Field(discriminator="metric"),
+]

@@ -1,0 +1,53 @@
+"""What the comparisons of outputs share: one number for each clip, then statistics over the clips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
+
+from hubpub.corpus.corpus import Corpus
+from hubpub.measure.measurement import Measurement
+from hubpub.measure.metrics.base import Metric
+from hubpub.measure.result import RunResult
+
+if TYPE_CHECKING:
+    from hubpub.measure.outputs import Vector
+    from hubpub.measure.stats import Floats
+
+
+class OutputComparison(Metric):
+    """A run's outputs against those of a reference run, clip by clip; a clip's output is taken as one long vector."""
+
+    needs_against: ClassVar[bool] = True
+    unit: ClassVar[str]
+
+    def clip_value(self, output: Vector, reference: Vector) -> float:
+        """The number of one clip."""
+        raise NotImplementedError
+
+    def statistics(self) -> dict[str, Callable[[Floats], Floats]]:
+        """For each name in ``gives`` how the clips' numbers are reduced, along the last axis."""
+        raise NotImplementedError
+
+    def _measure(self, run: RunResult, corpus: Corpus, against: RunResult | None) -> list[Measurement]:
+        import numpy as np
+
+        from hubpub.measure.outputs import paired_outputs
+        from hubpub.measure.stats import value_interval
+
+        reference = self._reference(against)
+        values = [self.clip_value(output, other) for _, output, other in paired_outputs(run, reference)]
+        return [
+            self._figure(
+                run,
+                value_interval(values, statistic),
+                reference,
+                metric=name,
+                value=float(statistic(np.asarray(values))),
+                unit=self.unit,
+                n=len(values),
+                n_unit="utterances",
+                reference=reference.job.run,
+            )
+            for name, statistic in self.statistics().items()
+        ]

@@ -1,0 +1,108 @@
+"""What a run of a client over a corpus leaves on disk, and the frozen value that metrics read.
+
+``job.json`` (what was run), ``utterances.jsonl`` (what came out) and ``outputs/`` are the same bytes whenever the same
+thing is run; ``timings.jsonl`` and ``run.json`` hold what was observed and differ.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+
+from hubpub.errors import MeasureError
+from hubpub.measure.measurement import Machine
+
+JOB, UTTERANCES, TIMINGS, RUN, OUTPUTS = "job.json", "utterances.jsonl", "timings.jsonl", "run.json", "outputs"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Job(_Frozen):
+    """All that decides what comes out; a run goes on only where an equal job stopped.
+
+    Attributes:
+        run: its name in the recipe.
+        spec: the client's parameters.
+        client: the same in words.
+        versions: of the libraries that the client uses.
+        corpus: digest of the corpus.
+        artifacts: sha256 of each file measured, by published name.
+        sizes: their bytes.
+        files: sha256 of other files that the client reads, by reference.
+        synthetic: whether the weights or the audio are made up.
+    """
+
+    run: str
+    spec: dict[str, JsonValue]
+    client: str
+    versions: dict[str, str]
+    corpus: str
+    artifacts: dict[str, str]
+    sizes: dict[str, int]
+    files: dict[str, str]
+    synthetic: bool
+
+
+class Utterance(_Frozen):
+    """What came out for one clip: a text, or arrays in ``outputs/``, one for each of its segments."""
+
+    id: str
+    audio_s: float
+    segments: int
+    text: str | None = None
+    outputs: tuple[str, ...] = ()
+
+
+class Timing(_Frozen):
+    """What one clip took; ``peak_rss_bytes`` is the worker's peak so far."""
+
+    id: str
+    wall_s: float
+    peak_rss_bytes: int
+
+
+class Observed(_Frozen):
+    """What the whole run took."""
+
+    machine: Machine
+    load_s: float
+    peak_rss_bytes: int
+
+
+class RunResult(_Frozen):
+    """A finished run; utterances and timings are in the order of the corpus."""
+
+    job: Job
+    utterances: tuple[Utterance, ...]
+    timings: tuple[Timing, ...]
+    observed: Observed
+    folder: Path
+
+    @classmethod
+    def load(cls, folder: Path) -> RunResult:
+        """Read a finished run.
+
+        Raises:
+            MeasureError: it is unfinished or damaged.
+        """
+        try:
+            utterances = (folder / UTTERANCES).read_text(encoding="utf-8").splitlines()
+            timings = (folder / TIMINGS).read_text(encoding="utf-8").splitlines()
+            return cls(
+                job=Job.model_validate_json((folder / JOB).read_bytes()),
+                utterances=tuple(Utterance.model_validate_json(line) for line in utterances),
+                timings=tuple(Timing.model_validate_json(line) for line in timings),
+                observed=Observed.model_validate_json((folder / RUN).read_bytes()),
+                folder=folder,
+            )
+        except (OSError, ValidationError, UnicodeDecodeError) as error:
+            raise MeasureError("the run is unfinished or damaged", where=str(folder), fix="run it again") from error
+
+
+def canonical_json(model: BaseModel) -> str:
+    """One line of JSON, the same bytes for the same value."""
+    return json.dumps(model.model_dump(mode="json"), ensure_ascii=False, sort_keys=True) + "\n"

@@ -1,0 +1,233 @@
+"""Run a client over a corpus, in a process of its own with its threads pinned."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO, Any
+
+import hubpub
+from hubpub.corpus.corpus import Corpus
+from hubpub.errors import MeasureError
+from hubpub.measure.clients.base import Client
+from hubpub.measure.journal import prepare_folder, recover, write_atomically
+from hubpub.measure.machine import machine
+from hubpub.measure.result import RUN, Job, Observed, RunResult, canonical_json
+
+Progress = Callable[[float], None]
+"""Called with the seconds of audio just dealt with."""
+
+_NO_FILES: Mapping[str, Path] = MappingProxyType({})
+
+
+def run_client(
+    client: Client,
+    folder: Path,
+    corpus_dir: Path,
+    out_dir: Path,
+    progress: Progress,
+    *,
+    run: str,
+    artifacts: Mapping[str, str],
+    files: Mapping[str, Path] = _NO_FILES,
+    synthetic: bool = False,
+) -> RunResult:
+    """Run ``client`` over a prepared corpus and keep what came out, clip by clip.
+
+    ``out_dir`` may hold the beginning of the same run, which then goes on; what another job left there is dropped.
+
+    Args:
+        client: which client, and how.
+        folder: the model files under their published names.
+        corpus_dir: what ``hubpub.corpus.prepare`` wrote.
+        out_dir: where the result goes; nobody else may write there meanwhile.
+        progress: called for each clip.
+        run: name of the run in the recipe.
+        artifacts: sha256 of the files in ``folder`` that are measured, by published name.
+        files: where ``client.references()`` lie.
+        synthetic: whether the weights or the audio are made up.
+
+    Raises:
+        MeasureError: one line that names the run, the clip and the cause.
+        AudioError: the prepared corpus is damaged.
+    """
+    corpus = Corpus.load(corpus_dir)
+    job = _job(client, folder, corpus, run, artifacts, files, synthetic)
+    prepare_folder(out_dir, job)
+    clip_ids = [clip.id for clip in corpus.clips]
+    done, _ = recover(out_dir, clip_ids)
+    progress(sum(utterance.audio_s for utterance in done))
+    if len(done) == len(clip_ids) and (out_dir / RUN).is_file():
+        return RunResult.load(out_dir)
+    work = _work(client, folder, files, run) | {"corpus": str(corpus_dir.resolve()), "out": str(out_dir.resolve())}
+    loaded: dict[str, Any] = {}
+    with closing(_events(work, client.threads, run)) as events:
+        for event in events:
+            if event["event"] == "clip":
+                progress(event["audio_s"])
+            elif event["event"] == "loaded":
+                loaded = event
+    done, timings = recover(out_dir, clip_ids)
+    if len(done) != len(clip_ids):
+        raise MeasureError(f"only {len(done)} of {len(clip_ids)} clips were written", where=f"run {run}")
+    # Peaks of the workers that were killed on the way count too.
+    peak = max([loaded["peak_rss_bytes"], *(timing.peak_rss_bytes for timing in timings)])
+    observed = Observed(machine=machine(), load_s=loaded["load_s"], peak_rss_bytes=peak)
+    write_atomically(out_dir / RUN, canonical_json(observed).encode())
+    return RunResult.load(out_dir)
+
+
+def check_folder(client: Client, folder: Path, *, run: str, files: Mapping[str, Path] = _NO_FILES) -> None:
+    """Load a whole release folder with ``client``, to see that no file in it confuses the loader.
+
+    Raises:
+        MeasureError: the client cannot load it.
+    """
+    for _ in _events(_work(client, folder, files, run), client.threads, run):
+        pass
+
+
+def library_versions(*distributions: str) -> dict[str, str]:
+    """Versions of the installed distributions.
+
+    Raises:
+        MeasureError: one is not installed.
+    """
+    try:
+        return {name: importlib.metadata.version(name) for name in distributions}
+    except importlib.metadata.PackageNotFoundError as error:
+        raise MeasureError(f"{error.name} is not installed", fix=f"pip install {error.name}") from error
+
+
+def _job(
+    client: Client,
+    folder: Path,
+    corpus: Corpus,
+    run: str,
+    artifacts: Mapping[str, str],
+    files: Mapping[str, Path],
+    synthetic: bool,
+) -> Job:
+    try:
+        return Job(
+            run=run,
+            spec=client.model_dump(mode="json"),
+            client=client.describe(),
+            versions=library_versions(*client.libraries),
+            corpus=corpus.digest,
+            artifacts=dict(artifacts),
+            sizes={name: (folder / name).stat().st_size for name in artifacts},
+            files={reference: _sha256(_file(reference, files, run)) for reference in client.references()},
+            synthetic=synthetic,
+        )
+    except OSError as error:
+        raise MeasureError(f"{error.filename} cannot be read", where=f"run {run}") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _file(reference: str, files: Mapping[str, Path], run: str) -> Path:
+    if reference not in files:
+        raise MeasureError(f"no source holds {reference}", where=f"run {run}", fix="correct the reference")
+    return files[reference]
+
+
+def _work(client: Client, folder: Path, files: Mapping[str, Path], run: str) -> dict[str, Any]:
+    if not folder.is_dir():  # onnx-asr would ask the Hub for what it does not find here
+        raise MeasureError("there is no such folder of model files", where=str(folder))
+    return {
+        "client": client.model_dump(mode="json"),
+        "folder": str(folder.resolve()),
+        "files": {reference: str(_file(reference, files, run).resolve()) for reference in client.references()},
+    }
+
+
+def _events(work: dict[str, Any], threads: int, run: str) -> Generator[dict[str, Any], None, None]:
+    """What the worker says, until it has ended well."""
+    with tempfile.TemporaryFile() as stderr, _worker(work, threads, stderr) as process:
+        assert process.stdout is not None
+        failure: dict[str, Any] | None = None
+        for line in process.stdout:
+            if not line.endswith(b"\n"):
+                break  # it was killed while it wrote
+            event = json.loads(line)
+            if event["event"] == "error":
+                failure = event
+            else:
+                yield event
+        code = process.wait()
+        if failure is not None:
+            where = f"run {run}, clip {failure['clip']}" if failure["clip"] else f"run {run}"
+            what = ": ".join(part for part in (failure["kind"], failure["message"]) if part)
+            raise MeasureError(what, where=where, fix=failure["fix"])
+        if code != 0:
+            raise _crash(code, stderr, run)
+
+
+def _crash(code: int, stderr: IO[bytes], run: str) -> MeasureError:
+    where = f"run {run}"
+    if code == -signal.SIGKILL:
+        return MeasureError(
+            "the worker was killed, most likely because memory ran out",
+            where=where,
+            fix="free memory or cut the audio into shorter segments, then build again: it goes on where it stopped",
+        )
+    if code < 0:
+        return MeasureError(f"the worker crashed ({signal.Signals(-code).name}){_last_line(stderr)}", where=where)
+    return MeasureError(f"the worker ended with code {code}{_last_line(stderr)}", where=where)
+
+
+def _last_line(stderr: IO[bytes]) -> str:
+    stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - 2000))
+    lines = stderr.read().decode("utf-8", errors="replace").split("\n")
+    return next((f": {line.strip()[:300]}" for line in reversed(lines) if line.strip()), "")
+
+
+@contextmanager
+def _worker(work: dict[str, Any], threads: int, stderr: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """The process, its work handed over; whatever ends the caller ends it too."""
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "hubpub.measure.worker"],  # -P: the working folder may hold anything
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        env=_environment(threads),
+        start_new_session=True,  # Ctrl-C reaches the parent alone, which then kills the worker
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        with suppress(BrokenPipeError):  # it died at once; its exit code says why
+            process.stdin.write(json.dumps(work).encode() + b"\n")
+            process.stdin.flush()
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        with suppress(BrokenPipeError):  # closing flushes what a dead worker will not read
+            process.stdin.close()
+
+
+def _environment(threads: int) -> dict[str, str]:
+    secret = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN")
+    env = {name: value for name, value in os.environ.items() if name not in secret}
+    pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+    env |= dict.fromkeys(pools, str(threads))
+    package = str(Path(hubpub.__file__).resolve().parents[1])
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [package, env.get("PYTHONPATH")]))
+    env["HF_HUB_OFFLINE"] = "1"  # a client measures what lies in the folder, and fetches nothing
+    return env

@@ -1,0 +1,135 @@
+"""The process that runs a client: ``python -m hubpub.measure.worker``, started by ``hubpub.measure.run``.
+
+The first line of standard input is the work; the pipe stays open as long as the parent lives, and when it closes the
+worker ends at once, so that nothing goes on behind the back of a killed build. Standard output carries one JSON event
+a line: ``loaded``, ``clip`` (done), ``error``; whatever libraries print goes to standard error.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TextIO
+
+from pydantic import BaseModel, ConfigDict
+
+from hubpub.corpus.corpus import Clip, Corpus, load_samples
+from hubpub.errors import HubpubError
+from hubpub.measure.clients import AnyClient
+from hubpub.measure.clients.base import Loaded, Output
+from hubpub.measure.journal import Journal, recover
+from hubpub.measure.machine import peak_rss_bytes
+from hubpub.measure.result import OUTPUTS, Timing, Utterance
+
+
+class Work(BaseModel):
+    """What the parent asks for; without a corpus the client is loaded and that is all."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    client: AnyClient
+    folder: Path
+    files: dict[str, Path]
+    corpus: Path | None = None
+    out: Path | None = None
+
+
+class Events:
+    """The way back to the parent; standard output is taken away from everybody else."""
+
+    def __init__(self) -> None:
+        self._stream: TextIO = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        os.dup2(2, 1)
+        self.clip: str | None = None
+
+    def send(self, event: str, **fields: object) -> None:
+        """Raises BrokenPipeError when the parent is gone."""
+        self._stream.write(json.dumps({"event": event, **fields}) + "\n")
+        self._stream.flush()
+
+    def send_error(self, error: BaseException) -> None:
+        """One line of what went wrong, the kind of error first."""
+        text = " ".join((error.what if isinstance(error, HubpubError) else str(error)).split())
+        fix = error.fix if isinstance(error, HubpubError) else None
+        kind = "" if isinstance(error, HubpubError) else type(error).__name__
+        self.send("error", kind=kind, message=text[:500], clip=self.clip, fix=fix)
+
+
+def main() -> int:
+    """Do the work on standard input; 0 when it is done, 1 when an error was sent."""
+    events = Events()
+    work = Work.model_validate_json(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        _work(work, events)
+    except Exception as error:  # every failure of a client has to reach the reader as one line
+        events.send_error(error)
+        return 1
+    return 0
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 1):  # not through sys.stdin, whose lock would be held when the interpreter shuts down
+        pass
+    os._exit(1)
+
+
+def _work(work: Work, events: Events) -> None:
+    for module in work.client.modules:
+        importlib.import_module(module)
+    began = time.perf_counter()
+    loaded = work.client.load(work.folder, work.files)
+    load_s = time.perf_counter() - began
+    if work.corpus is not None and work.out is not None:
+        _run_corpus(loaded, work.corpus, work.out, events)
+    events.send("loaded", load_s=load_s, peak_rss_bytes=peak_rss_bytes())
+
+
+def _run_corpus(loaded: Loaded, corpus_dir: Path, out: Path, events: Events) -> None:
+    clips = Corpus.load(corpus_dir).clips
+    done, _ = recover(out, [clip.id for clip in clips])
+    left = list(enumerate(clips))[len(done) :]
+    if not left:
+        return
+    shortest = min(clips, key=lambda clip: clip.seconds)
+    events.clip = shortest.id
+    loaded.run(load_samples(corpus_dir, shortest))  # warm-up, not timed: the first call allocates and plans
+    with Journal(out) as journal:
+        for number, clip in left:
+            events.clip = clip.id
+            samples = load_samples(corpus_dir, clip)
+            began = time.perf_counter()
+            output = loaded.run(samples)
+            wall_s = time.perf_counter() - began
+            utterance = _utterance(clip, output, _save_arrays(output, number, out))
+            journal.append(utterance, Timing(id=clip.id, wall_s=wall_s, peak_rss_bytes=peak_rss_bytes()))
+            events.send("clip", id=clip.id, audio_s=clip.seconds)
+    events.clip = None
+
+
+def _utterance(clip: Clip, output: Output, outputs: tuple[str, ...]) -> Utterance:
+    return Utterance(id=clip.id, audio_s=clip.seconds, segments=output.segments, text=output.text, outputs=outputs)
+
+
+def _save_arrays(output: Output, number: int, out: Path) -> tuple[str, ...]:
+    import numpy as np
+
+    names = []
+    for part, array in enumerate(output.arrays):
+        path = out / OUTPUTS / f"{number:05}.{part:03}.npy"
+        path.parent.mkdir(exist_ok=True)
+        with path.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+        names.append(f"{OUTPUTS}/{path.name}")
+    return tuple(names)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

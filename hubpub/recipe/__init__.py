@@ -1,0 +1,22 @@
+"""What a recipe may say, how it is read, and its lock file."""
+
+from hubpub.recipe.check import template_file, unsafe_path
+from hubpub.recipe.load import LoadedRecipe, load_recipe, recipe_schema
+from hubpub.recipe.lock import Lock, lock_path, locked_file, read_lock, write_lock
+from hubpub.recipe.model import Recipe, RunSpec, ScriptStep
+
+__all__ = [
+    "LoadedRecipe",
+    "Lock",
+    "Recipe",
+    "RunSpec",
+    "ScriptStep",
+    "load_recipe",
+    "lock_path",
+    "locked_file",
+    "read_lock",
+    "recipe_schema",
+    "template_file",
+    "unsafe_path",
+    "write_lock",
+]
