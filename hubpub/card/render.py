@@ -53,8 +53,11 @@ def render_card(manifest: Manifest, card: Mapping[str, Any], template: Path) -> 
 def front_matter(manifest: Manifest, card: Mapping[str, Any]) -> str:
     """The metadata block that the Hub reads."""
     fields = ("license", "language", "base_model", "base_model_relation", "library_name", "pipeline_tag", "tags")
-    data = {field: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-            for field in fields if (value := card.get(field))}
+    data = {
+        field: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+        for field in fields
+        if (value := card.get(field))
+    }
     if manifest.synthetic:
         data["tags"] = [*data.get("tags", []), "synthetic"]
     return f"---\n{yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000)}---\n\n"

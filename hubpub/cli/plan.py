@@ -30,7 +30,9 @@ def plan(
     if json:
         print_json(
             {
-                "steps": [{"name": task.name, "kind": task.kind, "state": forecast.states[task.name]} for task in made.tasks],
+                "steps": [
+                    {"name": task.name, "kind": task.kind, "state": forecast.states[task.name]} for task in made.tasks
+                ],
                 "bytes_to_fetch": forecast.bytes_to_fetch,
                 "bytes_to_write": forecast.bytes_to_write,
                 "publishes": [published.path for published in made.published],

@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -25,6 +26,8 @@ from hubpub.measure.clients.base import Loaded, Output
 from hubpub.measure.journal import Journal, recover
 from hubpub.measure.machine import peak_rss_bytes
 from hubpub.measure.result import OUTPUTS, Timing, Utterance
+
+WARM_UP_S = 10
 
 
 class Work(BaseModel):
@@ -96,9 +99,7 @@ def _run_corpus(loaded: Loaded, corpus_dir: Path, out: Path, events: Events) -> 
     left = list(enumerate(clips))[len(done) :]
     if not left:
         return
-    shortest = min(clips, key=lambda clip: clip.seconds)
-    events.clip = shortest.id
-    loaded.run(load_samples(corpus_dir, shortest))  # warm-up, not timed: the first call allocates and plans
+    _warm_up(loaded, corpus_dir, min(clips, key=lambda clip: clip.seconds))
     with Journal(out) as journal:
         for number, clip in left:
             events.clip = clip.id
@@ -110,6 +111,12 @@ def _run_corpus(loaded: Loaded, corpus_dir: Path, out: Path, events: Events) -> 
             journal.append(utterance, Timing(id=clip.id, wall_s=wall_s, peak_rss_bytes=peak_rss_bytes()))
             events.send("clip", id=clip.id, audio_s=clip.seconds)
     events.clip = None
+
+
+def _warm_up(loaded: Loaded, corpus_dir: Path, clip: Clip) -> None:
+    """One call that is not timed, on a few seconds: the first call allocates and plans."""
+    with suppress(Exception):  # whatever is wrong shows again on the clips, and is reported there
+        loaded.run(load_samples(corpus_dir, clip)[: WARM_UP_S * clip.rate])
 
 
 def _utterance(clip: Clip, output: Output, outputs: tuple[str, ...]) -> Utterance:

@@ -93,7 +93,10 @@ def _all_references(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
 
 def _local_files(recipe: Recipe, folder: Path) -> Found:
     for name, step in recipe.steps.items():
-        for field, path in (("script", step.script), ("requirements", requirements_path(step.script, step.requirements))):
+        for field, path in (
+            ("script", step.script),
+            ("requirements", requirements_path(step.script, step.requirements)),
+        ):
             why = unsafe_path(path)
             if why:
                 yield ("steps", name, field), f"{path!r} {why}"

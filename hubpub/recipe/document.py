@@ -7,6 +7,7 @@ allowed but what they unfold to is bounded, and nothing is ever constructed but 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,7 +177,7 @@ def _int(text: str) -> int:
     return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
 
 
-_SCALARS = {
+_SCALARS: dict[str, Callable[[str], Any]] = {
     "str": str,
     "null": lambda _: None,
     "bool": lambda text: text.lower() == "true",

@@ -83,7 +83,9 @@ def _explain(details: ErrorDetails) -> tuple[Loc, str]:
     if kind == "union_tag_not_found":
         return loc, f"the key {details.get('ctx', {}).get('discriminator', '')} is missing: it says which kind this is"
     message = details["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    shown = "" if isinstance(value, dict | list) or value is None or kind.startswith("value_error") else f", got {value!r}"
+    shown = (
+        "" if isinstance(value, dict | list) or value is None or kind.startswith("value_error") else f", got {value!r}"
+    )
     return loc, message[:1].lower() + message[1:] + shown[:100]
 
 

@@ -98,9 +98,7 @@ class _Expansion:
                 for key, item in value.items()
             }
         if isinstance(value, list):
-            return [
-                self.fill_all(item, values, (*loc, index), (*new_loc, index)) for index, item in enumerate(value)
-            ]
+            return [self.fill_all(item, values, (*loc, index), (*new_loc, index)) for index, item in enumerate(value)]
         return self.fill(value, values, loc) if isinstance(value, str) else value
 
     def fill(self, text: str, values: dict[str, Any], loc: Loc) -> Any:

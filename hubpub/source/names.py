@@ -15,7 +15,7 @@ from hubpub.errors import SourceError, UnsafeArchive
 
 MAX_PATH = 1024  # bytes; PATH_MAX of macOS
 MAX_SEGMENT = 255  # bytes; NAME_MAX of common file systems
-_DRIVE = re.compile(r"[A-Za-z]:")
+_DRIVE = re.compile(".:", re.DOTALL)  # Windows takes any one character for a drive
 
 _Pattern = TypeVar("_Pattern")
 _Text = TypeVar("_Text")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +12,6 @@ from onnx import TensorProto, helper
 from hubpub.corpus.corpus import Corpus
 from hubpub.corpus.prepare import prepare
 from hubpub.corpus.spec import CorpusSpec
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
 @pytest.fixture(scope="session")

@@ -80,3 +80,7 @@ def fake_run(
     )
     observed = Observed(machine=MACHINE, load_s=0.25, peak_rss_bytes=123)
     return RunResult(job=job, utterances=tuple(utterances), timings=timings, observed=observed, folder=folder)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, get_args
 
+import onnx_asr.loader
 import pytest
-from conftest import digests
+from measure_fakes import digests
 from pydantic import ValidationError
 
 from hubpub.corpus.corpus import Corpus
@@ -66,10 +65,10 @@ def test_windows_cut_at_silences(whisper_tiny_en: Path, two_cities: tuple[Path, 
 def test_with_vad(
     whisper_tiny_en: Path, silero_vad_onnx: Path, two_cities: tuple[Path, Corpus], tmp_path: Path
 ) -> None:
-    spec = client(segment={"by": "vad", "model": "s/any_name.onnx", "min_silence_ms": 1000})
+    spec = client(segment={"by": "vad", "model": "s/any_name.onnx"})
     assert spec.references() == ("s/any_name.onnx",)
     result, wer = transcribe(spec, whisper_tiny_en, two_cities, tmp_path, {"s/any_name.onnx": silero_vad_onnx})
-    assert wer <= 0.05
+    assert wer <= 0.1  # short segments cost tiny.en some words
     assert result.utterances[0].segments > 1
     assert result.job.files.keys() == {"s/any_name.onnx"}
     assert str(silero_vad_onnx) not in (tmp_path / "job.json").read_text()
@@ -128,15 +127,16 @@ def test_a_vad_that_no_source_holds(whisper_tiny_en: Path, two_cities: tuple[Pat
 
 
 def test_the_model_types_are_those_that_onnx_asr_loads_from_a_folder() -> None:
-    code = "from onnx_asr.loader import *; from typing import get_args; print(*get_args(AsrTypeNames), *get_args(AsrNames))"
-    known = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    known = [*get_args(onnx_asr.loader.AsrTypeNames), *get_args(onnx_asr.loader.AsrNames)]
     ours = get_args(ModelType)
     assert set(ours) <= set(known)
     # Left out: names of single repos whose type is in the list too.
     assert all(name.startswith(("nemo-", "alphacep/", "t-tech/", "whisper-base")) for name in set(known) - set(ours))
 
 
-@pytest.mark.parametrize("bad", [{"model": "whisper-large"}, {"quantization": "../x"}, {"language": "English"}, {"x": 1}])
+@pytest.mark.parametrize(
+    "bad", [{"model": "whisper-large"}, {"quantization": "../x"}, {"language": "English"}, {"x": 1}]
+)
 def test_nonsense_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         client(**bad)

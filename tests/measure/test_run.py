@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from conftest import digests
+from measure_fakes import digests
 from onnx import TensorProto
 
 from hubpub.corpus.corpus import Corpus, load_samples

@@ -67,7 +67,7 @@ def test_paired_deltas_agree_with_a_naive_loop() -> None:
 
     def delta(row: list[int]) -> float:
         words = sum(units[i] for i in row)
-        return sum(a[i] for i in row) / words - sum(b[i] for i in row) / words
+        return float(sum(a[i] - b[i] for i in row) / words)
 
     expected = naive(9, delta)
     rates = paired_rate_interval(a, b, units, worse=1, better=1, unit="words")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
@@ -17,6 +17,7 @@ from hubpub.onnxfile import FileBytes, Slot, Steps, pack
     alignment=st.sampled_from([64, 4096]),
     shared=st.data(),
 )
+@settings(deadline=None)
 def test_packing(sizes: list[int], spare: int, alignment: int, shared: DataObject) -> None:
     budget = max(sizes, default=1) + spare
     tensors: list[tuple[Steps, FileBytes]] = []
