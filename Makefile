@@ -29,10 +29,10 @@ check: setup ## style, types, architecture, generated docs
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m hubpub.docs --check
+	$(BIN)/python docs/generate.py --check
 
 docs: setup ## write what is generated from the code
-	$(BIN)/python -m hubpub.docs
+	$(BIN)/python docs/generate.py
 
 bench: setup ## each claim beside the tool that a user would pick instead; writes bench/RESULTS.md
 	$(BIN)/python bench/run.py

@@ -92,6 +92,8 @@ class Manifest(_Frozen):
     records: dict[str, Digest]
     """The recipe and what it needs, and the per-utterance results."""
     corpora: dict[str, Corpus]
+    runs: tuple[str, ...]
+    """Names of the runs, in the order of the recipe."""
     measurements: tuple[Measurement, ...]
     verdicts: tuple[Verdict, ...]
     observed: Observed
@@ -111,9 +113,9 @@ class Manifest(_Frozen):
         return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
     def all_measurements(self) -> tuple[Measurement, ...]:
-        """Digested and observed figures, in the recipe's order of runs."""
-        runs = list(dict.fromkeys(each.run for each in (*self.measurements, *self.observed.measurements)))
-        return tuple(sorted((*self.measurements, *self.observed.measurements), key=lambda each: runs.index(each.run)))
+        """Digested and observed figures, in the order of the recipe."""
+        found = (*self.measurements, *self.observed.measurements)
+        return tuple(each for run in self.runs for each in found if each.run == run)
 
     def all_verdicts(self) -> tuple[Verdict, ...]:
         """Digested and observed verdicts."""

@@ -35,19 +35,26 @@ def number(value: float, unit: str) -> str:
     if unit == "ratio":
         return f"{value * 100:.2f} %"
     if unit == "bytes":
-        return size(round(value))
+        return f"−{size(round(-value))}" if value < 0 else size(round(value))
     if unit == "cosine":
         return f"{value:.6f}"
     return f"{significant(value)} {unit}".rstrip()
 
 
 def figure(measurement: dict[str, Any]) -> str:
-    """``3.74 % (2.10 % to 5.60 %)``: the value and its 95 % interval, if it has one."""
-    value = number(measurement["value"], measurement["unit"])
-    if measurement["low"] is None:
-        return value
-    low, high = (number(measurement[end], measurement["unit"]) for end in ("low", "high"))
-    return f"{value} ({low} to {high})"
+    """``3.74 % (2.10 % to 5.60 %)``: the value and its 95 % interval, unless it is exact."""
+    value, low, high = (measurement[key] for key in ("value", "low", "high"))
+    text = number(value, measurement["unit"])
+    if low is None or low == high:
+        return text
+    return f"{text} ({number(low, measurement['unit'])} to {number(high, measurement['unit'])})"
+
+
+def counted(n: int, unit: str) -> str:
+    """``1 word``, ``2 words``."""
+    if n == 1:
+        unit = unit.removesuffix("es") if unit.endswith("sses") else unit.removesuffix("s")
+    return f"{n} {unit}"
 
 
 def cell(text: object) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from hubpub.card.figures import cell, duration, figure, number, size
+from hubpub.card.figures import cell, counted, duration, figure, number, size
 from hubpub.errors import ReleaseError
 from hubpub.manifest import Manifest
 
@@ -33,10 +33,11 @@ def render_card(manifest: Manifest, card: Mapping[str, Any], template: Path) -> 
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False
     )
     environment.filters.update(size=size, figure=figure, cell=cell, duration=duration)
-    environment.globals.update(number=number)
+    environment.globals.update(number=number, counted=counted)
     data = manifest.model_dump(mode="json")
     # Prose may quote figures: it is rendered from the same data, so that no number is typed by hand.
     facts = {"manifest": data, "runs": _runs(manifest), "measured": _lookup(manifest), "verdicts": _verdicts(manifest)}
+    facts["origins"] = {path: _origin(manifest, path) for path in manifest.files}
     try:
         prose = _render_all(environment, dict(card), facts)
         body = environment.from_string(template.read_text("utf-8")).render(card=prose, **facts)
@@ -77,6 +78,17 @@ def _verdicts(manifest: Manifest) -> list[dict[str, Any]]:
         {"budget": str(verdict.gate), "passed": verdict.passed, "reason": verdict.reason}
         for verdict in manifest.all_verdicts()
     ]
+
+
+def _origin(manifest: Manifest, path: str) -> str:
+    """How a file came to be, in a few words."""
+    made_by = manifest.files[path].made_by
+    step = manifest.steps.get(made_by)
+    if step is None:
+        return f"kept from {made_by}"
+    if step.kind == "transform":
+        return f"{step.identity['params']['transform']} of {step.identity['primary']}"
+    return f"{step.kind} {made_by}"
 
 
 def _lookup(manifest: Manifest) -> dict[str, str]:

@@ -26,11 +26,11 @@ Samples = npt.NDArray[np.float32]
 MODEL_RATE = 16_000
 """What every speech model here takes, in Hz."""
 MAX_FILE_SECONDS = 24 * 3600.0
-MP3_SLACK_FRAMES = 3 * 1152  # two frames of delay and padding, and a rest of one
 MAX_CLIP_SECONDS = 2 * 3600.0
 """A few kilobytes of FLAC can decode to days of silence; these bounds keep time and memory finite."""
 
 _BLOCK = 1 << 18  # frames decoded at a time
+_MP3_SLACK = 3 * 1152  # two MPEG frames of delay and padding, and a rest of one
 _UNKNOWN_LENGTH = range(0x7FFF_F000, 0x1_0000_0000)  # what programs write that stream a WAV into a pipe
 
 
@@ -82,7 +82,7 @@ def decode(path: Path, crop: tuple[float, float] | None = None) -> Decoded:
                 parts.append(block[max(start - read, 0) : max(stop - read, 0)].copy())
                 read += len(block)
             # An MP3's announced length includes the encoder's delay and padding, which the decoder drops.
-            slack = MP3_SLACK_FRAMES if file.format in ("MP3", "MPEG") else 0
+            slack = _MP3_SLACK if file.format in ("MP3", "MPEG") else 0
             truncated = read + slack < announced or _cut_short(file.extra_info)
             stop = min(stop, read)
     except (RuntimeError, TypeError) as error:  # TypeError: a headerless .raw file

@@ -114,10 +114,23 @@ def test_truncated_files_are_refused(tmp_path: Path, name: str, subtype: str) ->
     soundfile.write(path, tone(4.0) + np.random.default_rng(0).normal(0, 0.05, 32_000), RATE, subtype=subtype)
     decode(path)
     data = path.read_bytes()
-    for part in (0.6, 0.98):
+    # An MP3 cannot tell a lost end of some hundredths of a second from the padding that its decoder drops.
+    for part in (0.6, 0.85 if name == "a.mp3" else 0.98):
         path.write_bytes(data[: int(len(data) * part)])
         with pytest.raises(AudioError, match=r"a\.\w+: it (is truncated|cannot be decoded)"):
             decode(path)
+
+
+def test_an_mp3_may_announce_the_padding_that_its_decoder_drops(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, tone(4.0), RATE)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * 0.97)])
+    with soundfile.SoundFile(path) as file:
+        announced = file.frames
+    decoded = decode(path)
+    assert announced - 1152 < len(decoded.samples) < announced
+    assert decoded.stop == len(decoded.samples)
 
 
 @pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFFFFF])

@@ -63,15 +63,17 @@ def test_windows_cut_at_silences(whisper_tiny_en: Path, two_cities: tuple[Path, 
 
 
 def test_with_vad(
-    whisper_tiny_en: Path, silero_vad_onnx: Path, two_cities: tuple[Path, Corpus], tmp_path: Path
+    whisper_tiny_en: Path, silero_onnx_dir: Path, two_cities: tuple[Path, Corpus], tmp_path: Path
 ) -> None:
     spec = client(segment={"by": "vad", "model": "s/any_name.onnx"})
     assert spec.references() == ("s/any_name.onnx",)
-    result, wer = transcribe(spec, whisper_tiny_en, two_cities, tmp_path, {"s/any_name.onnx": silero_vad_onnx})
+    result, wer = transcribe(
+        spec, whisper_tiny_en, two_cities, tmp_path, {"s/any_name.onnx": silero_onnx_dir / "silero_vad.onnx"}
+    )
     assert wer <= 0.1  # short segments cost tiny.en some words
     assert result.utterances[0].segments > 1
     assert result.job.files.keys() == {"s/any_name.onnx"}
-    assert str(silero_vad_onnx) not in (tmp_path / "job.json").read_text()
+    assert str(silero_onnx_dir) not in (tmp_path / "job.json").read_text()
 
 
 def test_one_pass_loses_what_comes_after_30_s(

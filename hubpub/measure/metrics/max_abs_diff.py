@@ -17,7 +17,7 @@ class MaxAbsDiff(OutputComparison):
 
     metric: Literal["max_abs_diff"]
     gives: ClassVar[tuple[str, ...]] = ("max_abs_diff",)
-    unit: ClassVar[str] = "output"
+    unit: ClassVar[str] = ""
 
     def clip_value(self, output: Vector, reference: Vector) -> float:
         """The greatest of one clip."""

@@ -1,0 +1,51 @@
+"""Runs every bench and writes bench/RESULTS.md: what was measured, on which machine, in one table."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from hubpub.measure.machine import machine
+
+HERE = Path(__file__).parent
+HEAD = """# Bench results
+
+Written by `make bench`. Every bench runs its peers in turn in one run and gives medians; a ratio below 1 means that hubpub
+takes less. What is timed, and how warm the page cache was, stands in the unit.
+
+Machine: {machine}.
+
+| bench | ours | peers | ratio | unit | sizes |
+|---|---:|---|---|---|---|
+"""
+
+
+def main() -> None:
+    """Run all, or those named on the command line."""
+    names = sys.argv[1:] or sorted(path.stem for path in HERE.glob("*.py") if path.stem not in ("run", "harness"))
+    rows = []
+    for name in names:
+        print(f"== {name}", flush=True)
+        done = subprocess.run([sys.executable, str(HERE / f"{name}.py")], stdout=subprocess.PIPE, text=True, check=True)
+        print(done.stdout, end="", flush=True)
+        rows.append(row(json.loads(done.stdout.splitlines()[-1])))
+    here = machine()
+    described = f"{here.cpu}, {here.cores} cores, {here.kernels}, {here.system}"
+    (HERE / "RESULTS.md").write_text(HEAD.format(machine=described) + "\n".join(rows) + "\n", "utf-8")
+
+
+def row(result: dict[str, object]) -> str:
+    """One line of the table."""
+
+    def words(value: object) -> str:
+        if isinstance(value, dict):
+            return ", ".join(f"{key} {words(each)}" for key, each in value.items())
+        return f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+    return "| " + " | ".join(words(result[key]) for key in ("name", "ours", "peer", "ratio", "units", "sizes")) + " |"
+
+
+if __name__ == "__main__":
+    main()
