@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hubpub.corpus.corpus import Corpus
 from hubpub.errors import ReleaseError
@@ -21,6 +21,8 @@ from hubpub.measure.measurement import Measurement
 MANIFEST = "hubpub.json"
 CARD = "README.md"
 MAX_BYTES = 64 << 20
+_SHARED = ("artifacts", "client", "corpus", "interval", "machine", "n_unit", "normalizer", "synthetic", "unit", "versions")
+"""Fields of measurements that many of them share."""
 
 
 class _Frozen(BaseModel):
@@ -109,8 +111,40 @@ class Manifest(_Frozen):
         return hashlib.sha256(json.dumps(data, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
     def text(self) -> str:
-        """The file's content."""
-        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        """The file's content; what measurements have in common is written once, under ``conditions``."""
+        data = self.model_dump(mode="json")
+        conditions: dict[str, Any] = {}
+        names: dict[str, str] = {}
+        for each in (*data["measurements"], *data["observed"]["measurements"]):
+            shared = {field: each.pop(field) for field in _SHARED}
+            name = names.setdefault(json.dumps(shared, sort_keys=True), f"{each['run']}.{len(names) + 1}")
+            conditions[name] = shared
+            each["conditions"] = name
+        return json.dumps({**data, "conditions": conditions}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unfold_conditions(cls, data: Any) -> Any:
+        """Give every measurement its conditions back."""
+        if not isinstance(data, dict) or not isinstance(data.get("conditions"), dict):
+            return data
+        conditions = data["conditions"]
+
+        def unfold(measurements: Any) -> Any:
+            if not isinstance(measurements, list):
+                return measurements
+            return [
+                {**conditions.get(each["conditions"], {}), **{key: each[key] for key in each if key != "conditions"}}
+                if isinstance(each, dict) and isinstance(each.get("conditions"), str)
+                else each
+                for each in measurements
+            ]
+
+        plain = {key: value for key, value in data.items() if key != "conditions"}
+        observed = plain.get("observed")
+        if isinstance(observed, dict):
+            plain["observed"] = {**observed, "measurements": unfold(observed.get("measurements"))}
+        return {**plain, "measurements": unfold(plain.get("measurements"))}
 
     def all_measurements(self) -> tuple[Measurement, ...]:
         """Digested and observed figures, in the order of the recipe."""

@@ -37,6 +37,8 @@ def render_card(manifest: Manifest, card: Mapping[str, Any], template: Path) -> 
     data = manifest.model_dump(mode="json")
     # Prose may quote figures: it is rendered from the same data, so that no number is typed by hand.
     facts = {"manifest": data, "runs": _runs(manifest), "measured": _lookup(manifest), "verdicts": _verdicts(manifest)}
+    machines = (each.machine for each in manifest.all_measurements())
+    facts["machines"] = list(dict.fromkeys(f"{each.cpu}, {each.cores} cores, {each.system}" for each in machines))
     facts["origins"] = {path: _origin(manifest, path) for path in manifest.files}
     try:
         prose = _render_all(environment, dict(card), facts)
@@ -68,8 +70,11 @@ def _runs(manifest: Manifest) -> list[dict[str, Any]]:
     """The measurements, grouped by run: the whole corpus, then its parts."""
     runs: dict[str, dict[str, Any]] = {}
     for each in manifest.all_measurements():
-        run = runs.setdefault(each.run, {"name": each.run, "client": each.client, "figures": [], "parts": []})
+        run = runs.setdefault(
+            each.run, {"name": each.run, "client": each.client, "versions": {}, "figures": [], "parts": []}
+        )
         run["parts" if each.subset else "figures"].append(each.model_dump(mode="json"))
+        run["versions"].update(each.versions)
     return list(runs.values())
 
 

@@ -517,18 +517,19 @@ def read_tokens(folder: Path, size: int) -> tuple[dict[str, int], dict[str, int]
     return dict(sorted(base.items(), key=itemgetter(1))), dict(sorted(added.items(), key=itemgetter(1)))
 
 
-def without_untrained_language(added: dict[str, int]) -> dict[str, int]:
-    """Make ``<|en|>`` of an English-only model the token that these models have in the language's place.
+def without_untrained_prompt(added: dict[str, int]) -> dict[str, int]:
+    """Make ``<|en|>`` and ``<|transcribe|>`` of an English-only model another name of ``<|startoftranscript|>``.
 
-    They were trained on the prompt ``<|startoftranscript|><|notimestamps|>``. Their tokenizer lists the language tokens
-    of the multilingual models, but no weight was ever trained for them: a client that is told the language, and prompts
-    with ``<|en|>``, would get an empty transcript. The untrained id keeps a name, so that every id decodes.
+    These models were trained on the prompt ``<|startoftranscript|><|notimestamps|>``. Their tokenizer lists the tokens
+    for language and task of the multilingual models, but no weight was ever trained for them: a client that prompts all
+    Whisper models alike would get empty or worse transcripts. Saying the first token three times does not hurt. The
+    untrained ids keep a name, so that every id decodes.
     """
-    language, plain = "<|en|>", "<|notimestamps|>"
-    if language not in added or plain not in added:
+    start, untrained = "<|startoftranscript|>", ("<|en|>", "<|transcribe|>")
+    if not {start, *untrained} <= added.keys():
         return added
-    renamed = {f"<|untrained:{token[2:]}" if token == language else token: i for token, i in added.items()}
-    return renamed | {language: added[plain]}
+    renamed = {f"<|untrained:{token[2:]}" if token in untrained else token: i for token, i in added.items()}
+    return renamed | dict.fromkeys(untrained, added[start])
 
 
 def config_of(sizes: Sizes, tokens: dict[str, int], folder: Path) -> dict[str, Any]:
@@ -576,7 +577,7 @@ def convert(folder: Path, out: Path) -> None:
     sizes = Sizes.of(weights)
     base, added = read_tokens(folder, sizes.vocab)
     if sizes.vocab < MULTILINGUAL_VOCAB:
-        added = without_untrained_language(added)
+        added = without_untrained_prompt(added)
     texts = {"added_tokens.json": added, "config.json": config_of(sizes, base | added, folder), "vocab.json": base}
     builders = (("encoder", "encoder_model", encoder_model), ("decoder", "decoder_model_merged", decoder_model))
     out.mkdir(parents=True, exist_ok=True)
