@@ -1,0 +1,222 @@
+"""The main job: plan, fetch, run, assemble, check with the real clients, judge, and put the release in place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hubpub.build.pins import obey_lock, update_lock
+from hubpub.build.plan import Forecast, Plan, bytes_to_fetch, forecast, make_plan, wanted_files
+from hubpub.build.release import (
+    assemble,
+    claim,
+    publish_folder,
+    rebuild_files,
+    release_files,
+    stage,
+    verify_release,
+)
+from hubpub.report import Reporter
+from hubpub.build.run import Done, run_tasks
+from hubpub.build.tasks import CorpusTask
+from hubpub.corpus.corpus import INDEX, Corpus
+from hubpub.errors import GateError, Problem, RecipeError, ReleaseError, StoreError
+from hubpub.manifest import MANIFEST, Manifest
+from hubpub.measure.machine import machine
+from hubpub.measure.run import check_folder
+from hubpub.recipe import Lock, load_recipe
+from hubpub.recipe.check import impossible_gate
+from hubpub.source import SourceContext
+from hubpub.store import FileDigest, Result, Store
+
+RELEASE_VERSION = 1
+"""Raise it when the same steps give another release folder."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished release, and what it took."""
+
+    folder: Path
+    manifest: Manifest
+    ran: tuple[str, ...]
+    cached: tuple[str, ...]
+    bytes_fetched: int
+    unchanged: bool
+    """The folder held this release already."""
+
+
+def lock(recipe: Path, store: Store, reporter: Reporter) -> Lock:
+    """Resolve all sources of ``recipe`` anew and write its lock file."""
+    return update_lock(load_recipe(recipe), store, reporter)
+
+
+def plan(
+    recipe: Path, store: Store, reporter: Reporter, *, locked: bool, only: str | None, variant: str | None
+) -> tuple[Plan, Forecast]:
+    """What `build` would do now."""
+    loaded = load_recipe(recipe)
+    made = make_plan(loaded, obey_lock(loaded, store, reporter, locked=locked), only=only, variant=variant)
+    return made, forecast(made, store)
+
+
+def build(
+    recipe: Path,
+    store: Store,
+    reporter: Reporter,
+    *,
+    output: Path,
+    locked: bool = False,
+    only: str | None = None,
+    variant: str | None = None,
+) -> Built:
+    """Build the release of ``recipe`` into the folder ``output`` (``<output>.partial`` for a part of the recipe).
+
+    Raises:
+        HubpubError: something is wrong; ``output`` is as it was.
+        GateError: a budget was missed; the release is left in ``<output>.rejected`` for a person to read.
+    """
+    loaded = load_recipe(recipe)
+    made = make_plan(loaded, obey_lock(loaded, store, reporter, locked=locked), only=only, variant=variant)
+    folder = output.with_name(f"{output.name}.partial") if made.partial else output
+    with claim(folder):
+        fetched = _fetch(made, store, reporter)
+        done = run_tasks(made.preparation, made.sources, store, reporter)
+        _refuse_impossible_gates(made, done, store)
+        done |= run_tasks(made.work, _with_results(made, done), store, reporter)
+        ran = tuple(name for name, each in done.items() if not each.cached)
+        cached = tuple(name for name, each in done.items() if each.cached)
+        key = _release_key(made, done)
+        if _is_in_place(folder, store.result(key), store):
+            return Built(folder, verify_release(folder, store.digest), ran, cached, fetched, unchanged=True)
+        reporter.start("release", "assemble and check", None)
+        with stage(folder) as staged:
+            manifest = assemble(made, done, store, staged)
+            check_models(staged, manifest)
+            _check_clients(made, staged, manifest, store)
+            missed = [verdict for verdict in manifest.all_verdicts() if not verdict.passed]
+            if missed:
+                rejected = output.with_name(f"{output.name}.rejected")
+                publish_folder(staged, rejected)
+                lines = "\n".join(f"budget missed: {verdict.gate}: {verdict.reason}" for verdict in missed)
+                raise GateError(f"{lines}\n{loaded.path}: no release was made", fix=f"see {rejected / 'README.md'}")
+            verify_release(staged, store.digest)
+            publish_folder(staged, folder)
+        listing = {path: FileDigest(each.sha256, each.size) for path, each in manifest.listed_files().items()}
+        _remember(key, folder, listing, store)
+        reporter.end("release", f"{len(listing) + 1} files")
+    return Built(folder, manifest, ran, cached, fetched, unchanged=False)
+
+
+def _fetch(made: Plan, store: Store, reporter: Reporter) -> int:
+    """Bring what the tasks without a result need; the bytes that were downloaded."""
+    state = forecast(made, store)
+    pending = [task for task in made.tasks if state.states[task.name] != "cached"]
+    counts = bytes_to_fetch(made, store, pending)
+    context = SourceContext(store, made.loaded.folder)
+    for name, paths in wanted_files(made, pending).items():
+        spec, locked = made.loaded.recipe.sources[name], made.lock.sources[name]
+        if spec.missing(locked, paths, store):
+            reporter.start(name, f"fetch {spec.label}", counts.get(name))
+            spec.fetch(locked, sorted(paths), context, reporter.advance)
+            reporter.end(name, f"{len(paths)} files")
+    return sum(counts.values())
+
+
+def _with_results(made: Plan, done: Mapping[str, Done]) -> dict[str, Mapping[str, FileDigest]]:
+    return {**made.sources, **{name: each.result.outputs for name, each in done.items()}}
+
+
+def _refuse_impossible_gates(made: Plan, done: Mapping[str, Done], store: Store) -> None:
+    """Stop before anything expensive where a corpus turns out too small for a gate ever to pass."""
+    recipe, loaded = made.loaded.recipe, made.loaded
+    texts: dict[str, list[str | None]] = {}
+    for name, each in done.items():
+        if isinstance(each.task, CorpusTask):
+            corpus = Corpus.model_validate_json(store.path(each.result.outputs[INDEX].sha256).read_bytes())
+            texts[name.removeprefix("corpora/")] = [clip.text for clip in corpus.clips]
+    problems: list[Problem] = []
+    for index, gate in enumerate(recipe.gates):
+        run = recipe.measure[gate.measure.partition("/")[0]]
+        if run.corpus in texts and (reason := impossible_gate(gate, run, texts[run.corpus])):
+            problems.append(loaded.document.problem(("gates", index), f"can never pass: {reason}"))
+    if problems:
+        raise RecipeError(problems)
+
+
+def _release_key(made: Plan, done: Mapping[str, Done]) -> str:
+    text = json.dumps(
+        {
+            "release": RELEASE_VERSION,
+            "files": {path: file.digest.sha256 for path, file in release_files(made, done).items()},
+            "steps": {name: each.key for name, each in done.items()},
+            "rebuild": {
+                path: hashlib.sha256(file.read_bytes()).hexdigest() for path, file in rebuild_files(made).items()
+            },
+            "partial": made.partial,
+        },
+        sort_keys=True,
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _remember(key: str, folder: Path, listing: dict[str, FileDigest], store: Store) -> None:
+    """Note that ``folder`` holds the release ``key``: the digest of its manifest stands for all of it."""
+    manifest = store.digest(folder / MANIFEST)
+    facts = {"manifest": manifest.sha256, "files": {path: digest.sha256 for path, digest in listing.items()}}
+    store.save(key, Result({}, facts, {}))
+
+
+def _is_in_place(folder: Path, known: Result | None, store: Store) -> bool:
+    """Whether ``folder`` still holds, byte for byte, the release that was made for this key."""
+    if known is None or not (folder / MANIFEST).is_file():
+        return False
+    if store.digest(folder / MANIFEST).sha256 != known.facts["manifest"]:
+        return False
+    try:
+        verify_release(folder, store.digest)
+    except (ReleaseError, StoreError):
+        return False
+    return True
+
+
+def check_models(folder: Path, manifest: Manifest) -> None:
+    """Open every ONNX file of the release: its graph can be read, and its external data lies beside it, whole.
+
+    Raises:
+        OnnxFileError: one does not.
+    """
+    from hubpub.onnxfile import OnnxFile
+
+    for path in manifest.files:
+        if path.endswith(".onnx"):
+            OnnxFile.open(folder / path)
+
+
+def _check_clients(made: Plan, folder: Path, manifest: Manifest, store: Store) -> None:
+    """Load the whole release with every client that measured it: no file may confuse its loader."""
+    recipe = made.loaded.recipe
+    listing = {path: file.sha256 for path, file in manifest.files.items()}
+    for name in made.runs:
+        client = recipe.measure[name].via
+        text = json.dumps(
+            {
+                "loads": listing,
+                "client": client.model_dump(mode="json"),
+                "machine": machine().model_dump(mode="json"),
+            },
+            sort_keys=True,
+        )
+        key = hashlib.sha256(text.encode()).hexdigest()
+        if store.result(key) is None:
+            options = {reference: store.path(_option(made, reference)) for reference in client.references()}
+            check_folder(client, folder, run=name, files=options)
+            store.save(key, Result({}, {"loads": True}, {}))
+
+
+def _option(made: Plan, reference: str) -> str:
+    origin, path = reference.split("/", 1)
+    return made.sources[origin][path].sha256

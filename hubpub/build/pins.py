@@ -1,0 +1,46 @@
+"""The lock file: resolving sources, and obeying what was resolved."""
+
+from __future__ import annotations
+
+from hubpub.report import Reporter
+from hubpub.errors import LockError
+from hubpub.recipe import LoadedRecipe, Lock, lock_path, read_lock, write_lock
+from hubpub.source import SourceContext
+from hubpub.store import Store
+
+
+def update_lock(loaded: LoadedRecipe, store: Store, reporter: Reporter) -> Lock:
+    """Resolve every source anew and write the lock file."""
+    return _resolve(loaded, list(loaded.recipe.sources), Lock(sources={}), store, reporter)
+
+
+def obey_lock(loaded: LoadedRecipe, store: Store, reporter: Reporter, *, locked: bool) -> Lock:
+    """The lock of a recipe; sources that it does not answer yet are resolved and written, unless ``locked``.
+
+    Raises:
+        LockError: ``locked``, and the lock is missing or does not answer the recipe.
+    """
+    lock = read_lock(loaded.path)
+    known = lock.sources if lock else {}
+    stale = [
+        name for name, spec in loaded.recipe.sources.items() if name not in known or known[name].asked != spec.asked()
+    ]
+    if not stale and lock is not None:
+        return Lock(sources={name: known[name] for name in loaded.recipe.sources})
+    if locked:
+        what = "is missing" if lock is None else f"does not answer the recipe for: {', '.join(stale)}"
+        raise LockError(what, where=str(lock_path(loaded.path)), fix="run `hubpub lock` and look at what changed")
+    return _resolve(loaded, stale, Lock(sources=known), store, reporter)
+
+
+def _resolve(loaded: LoadedRecipe, names: list[str], old: Lock, store: Store, reporter: Reporter) -> Lock:
+    context = SourceContext(store, loaded.folder)
+    sources = {name: old.sources[name] for name in loaded.recipe.sources if name in old.sources}
+    for name in names:
+        spec = loaded.recipe.sources[name]
+        reporter.start(name, f"resolve {spec.label}", None)
+        sources[name] = spec.resolve(context)
+        reporter.end(name, f"{sources[name].revision}, {len(sources[name].files)} files")
+    lock = Lock(sources=dict(sorted(sources.items())))
+    write_lock(loaded.path, lock)
+    return lock

@@ -1,0 +1,300 @@
+"""The release folder: files, card, manifest, and what is needed to build it again; complete or not there at all."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from hubpub.build.plan import Plan
+from hubpub.build.run import Done
+from hubpub.build.script import ScriptTask
+from hubpub.build.task import Task, distribution_version
+from hubpub.build.tasks import MEASUREMENTS, OBSERVED, ClientTask, CorpusTask, MetricsTask
+from hubpub.card import render_card
+from hubpub.corpus.corpus import INDEX, Corpus
+from hubpub.errors import ReleaseError
+from hubpub.gate import Verdict, judge
+from hubpub.manifest import (
+    CARD,
+    MANIFEST,
+    Digest,
+    FileRecord,
+    Manifest,
+    Observed,
+    SourceRecord,
+    StepRecord,
+    read_manifest,
+)
+from hubpub.measure.measurement import Measurement
+from hubpub.measure.result import RUN, TIMINGS, UTTERANCES
+from hubpub.recipe import lock_path, template_file
+from hubpub.store import FileDigest, Store, exchange, write_atomic
+from hubpub.store.files import recover, storage_errors, sync_folder
+
+
+@dataclass(frozen=True)
+class ReleaseFile:
+    """A file of the release that comes from the store."""
+
+    digest: FileDigest
+    made_by: str
+    variants: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Hold the release folder alone; clear what killed builds left beside it."""
+    with storage_errors("open the output folder"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = (folder.parent / f".{folder.name}.lock").open("a")
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        recover(folder)
+        for left in folder.parent.glob(f".{folder.name}.*.tmp"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+def release_files(plan: Plan, done: Mapping[str, Done]) -> dict[str, ReleaseFile]:
+    """Every published file with its bytes; a chain's sidecars lie beside the file that it made.
+
+    Raises:
+        ReleaseError: two entries publish one path.
+    """
+    files: dict[str, ReleaseFile] = {}
+    for published in plan.published:
+        origin, path = published.ref.origin, published.ref.path
+        if origin in plan.sources:
+            made = {published.path: plan.sources[origin][path]}
+        elif origin.startswith("files/"):
+            folder = PurePosixPath(published.path).parent
+            made = {str(folder / name): digest for name, digest in done[origin].result.outputs.items()}
+        else:
+            made = {published.path: done[origin].result.outputs[path]}
+        for name, digest in made.items():
+            if name in files:
+                where = plan.loaded.where("files", published.path)
+                raise ReleaseError(f"{name} is made twice, by {files[name].made_by} and {origin}", where=where)
+            files[name] = ReleaseFile(digest, origin, published.variants)
+    return dict(sorted(files.items()))
+
+
+def rebuild_files(plan: Plan) -> dict[str, Path]:
+    """What is needed to build again from the release alone: recipe, lock, scripts, requirements, template."""
+    loaded = plan.loaded
+    files = {loaded.path.name: loaded.path, lock_path(loaded.path).name: lock_path(loaded.path)}
+    for task in plan.tasks:
+        if isinstance(task, ScriptTask):
+            for path in (task.script, task.requirements):
+                files[path.relative_to(loaded.folder).as_posix()] = path
+    template = _template(plan)
+    files[f"templates/{template.name}"] = template
+    return {f"recipe/{name}": path for name, path in sorted(files.items())}
+
+
+def _template(plan: Plan) -> Path:
+    loaded = plan.loaded
+    template = template_file(loaded.folder, loaded.recipe.card.template)
+    if template is None:
+        raise ReleaseError(f"the template {loaded.recipe.card.template} is gone", where=loaded.where("card", "template"))
+    return template
+
+
+def assemble(plan: Plan, done: Mapping[str, Done], store: Store, folder: Path) -> Manifest:
+    """Write the whole release into the empty ``folder``; the manifest last."""
+    files = release_files(plan, done)
+    for path, file in files.items():
+        store.place(file.digest, folder / path)
+    records: dict[str, Digest] = {}
+    for path, source in rebuild_files(plan).items():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        target.chmod(0o644)
+        records[path] = _digest(store, target)
+    timings: dict[str, Digest] = {}
+    for task in plan.tasks:
+        if isinstance(task, ClientTask):
+            outputs, run = done[task.name].result.outputs, task.name.removeprefix("runs/")
+            for name, kept, into in (
+                (UTTERANCES, f"measurements/{run}.jsonl", records),
+                (TIMINGS, f"measurements/{run}.timings.jsonl", timings),
+            ):
+                store.place(outputs[name], folder / kept)
+                into[kept] = Digest(sha256=outputs[name].sha256, size=outputs[name].size)
+    manifest = _manifest(plan, done, store, files, records)
+    card = plan.loaded.recipe.card
+    template = _template(plan)
+    text = render_card(manifest, card.model_dump(mode="json"), template)
+    write_atomic(folder / CARD, text.encode())
+    observed = manifest.observed.model_copy(update={"files": {**timings, CARD: _digest(store, folder / CARD)}})
+    manifest = manifest.model_copy(update={"observed": observed})
+    write_atomic(folder / MANIFEST, manifest.text().encode())
+    return manifest
+
+
+def _manifest(
+    plan: Plan,
+    done: Mapping[str, Done],
+    store: Store,
+    files: Mapping[str, ReleaseFile],
+    records: Mapping[str, Digest],
+) -> Manifest:
+    recipe = plan.loaded.recipe
+    figures = {observed: list(_measurements(plan, done, store, observed)) for observed in (False, True)}
+    digests = {path: file.digest.sha256 for path, file in files.items()}
+    gates = [gate for gate in recipe.gates if gate.measure.partition("/")[0] in plan.runs]
+    verdicts: dict[bool, list[Verdict]] = {False: [], True: []}
+    timed = {each.key for each in figures[True]}
+    for gate in gates:
+        verdicts[gate.measure in timed] += judge([gate], figures[False] + figures[True], digests)
+    return Manifest(
+        name=recipe.name,
+        recipe=f"recipe/{plan.loaded.path.name}",
+        synthetic=any(each.synthetic for each in figures[False] + figures[True]),
+        partial=plan.partial,
+        license=recipe.card.license,
+        sources={name: _source_record(plan, name) for name in recipe.sources},
+        # A metrics step reads timings, so its key is no part of what is the same in every build; its figures are.
+        steps={name: _step_record(each) for name, each in done.items() if not isinstance(each.task, MetricsTask)},
+        files={
+            path: FileRecord(
+                sha256=file.digest.sha256, size=file.digest.size, made_by=file.made_by, variants=file.variants
+            )
+            for path, file in files.items()
+        },
+        records=dict(records),
+        corpora=_corpora(plan, done, store),
+        runs=plan.runs,
+        measurements=tuple(figures[False]),
+        verdicts=tuple(verdicts[False]),
+        observed=Observed(
+            hubpub=distribution_version("hubpub"),
+            steps={name: each.result.observed for name, each in done.items()},
+            measurements=tuple(figures[True]),
+            verdicts=tuple(verdicts[True]),
+        ),
+    ).sealed()
+
+
+def _measurements(plan: Plan, done: Mapping[str, Done], store: Store, observed: bool) -> Iterator[Measurement]:
+    for task in plan.tasks:
+        if isinstance(task, MetricsTask):
+            digest = done[task.name].result.outputs[OBSERVED if observed else MEASUREMENTS]
+            for data in json.loads(store.path(digest.sha256).read_bytes()):
+                yield Measurement.model_validate({**data, "run": task.run_name})
+
+
+def _corpora(plan: Plan, done: Mapping[str, Done], store: Store) -> dict[str, Corpus]:
+    found: dict[str, Corpus] = {}
+    for task in plan.tasks:
+        if isinstance(task, CorpusTask):
+            digest = done[task.name].result.outputs[INDEX]
+            found[task.name.removeprefix("corpora/")] = Corpus.model_validate_json(
+                store.path(digest.sha256).read_bytes()
+            )
+    return found
+
+
+def _source_record(plan: Plan, name: str) -> SourceRecord:
+    locked = plan.lock.sources[name]
+    used = {ref.path for task in plan.tasks for _, ref in task.inputs if ref.origin == name}
+    used |= {published.ref.path for published in plan.published if published.ref.origin == name}
+    return SourceRecord(
+        kind=locked.kind,
+        name=locked.name,
+        revision=locked.revision,
+        filename=locked.filename,
+        archive=Digest(sha256=locked.archive.sha256, size=locked.archive.size) if locked.archive else None,
+        license=plan.loaded.recipe.sources[name].license,
+        files={path: Digest(sha256=pin.sha256, size=pin.size) for path, pin in locked.files.items() if path in used},
+    )
+
+
+def _step_record(each: Done) -> StepRecord:
+    task: Task = each.task
+    identity: dict[str, Any] = task.identity()
+    return StepRecord(
+        kind=task.kind,
+        key=each.key,
+        identity=identity,
+        libraries=task.tool_versions(),
+        inputs={name: digest.sha256 for name, digest in sorted(each.digests.items())},
+        outputs={
+            name: Digest(sha256=digest.sha256, size=digest.size)
+            for name, digest in sorted(each.result.outputs.items())
+            if name not in _OBSERVED_OUTPUTS
+        },
+        facts=each.result.facts,
+    )
+
+
+_OBSERVED_OUTPUTS = frozenset({TIMINGS, RUN})
+
+
+def _digest(store: Store, path: Path) -> Digest:
+    digest = store.digest(path)
+    return Digest(sha256=digest.sha256, size=digest.size)
+
+
+@contextlib.contextmanager
+def stage(folder: Path) -> Iterator[Path]:
+    """An empty folder beside ``folder``, removed at the end (by the next build if this one is killed)."""
+    with storage_errors("make the release folder"):
+        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+        made.chmod(0o755)
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def publish_folder(staged: Path, folder: Path) -> None:
+    """Put the staged release in the place of ``folder`` in one step."""
+    with storage_errors("put the release in place"):
+        if folder.exists() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
+            raise ReleaseError(
+                "holds files but no release; it is not overwritten", where=str(folder), fix="move it away"
+            )
+        for inner in (path for path in staged.rglob("*") if path.is_dir()):
+            sync_folder(inner)
+        sync_folder(staged)
+        exchange(staged, folder)
+        sync_folder(folder.parent)
+
+
+def verify_release(folder: Path, digest_of: Any = None) -> Manifest:
+    """Check every file of the release in ``folder`` against its manifest; nothing may be missing, changed or added.
+
+    Args:
+        folder: the release.
+        digest_of: function from a path to its `FileDigest`; default: read every byte.
+
+    Raises:
+        ReleaseError: the first lines of what is wrong, all of it.
+    """
+    from hubpub.store import sha256_of
+
+    manifest = read_manifest(folder)
+    listed = manifest.listed_files()
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
+    wrong = [f"{name} is missing" for name in sorted(listed.keys() - found.keys())]
+    wrong += [f"{name} is not in the manifest" for name in sorted(found.keys() - listed.keys() - {MANIFEST})]
+    for name in sorted(listed.keys() & found.keys()):
+        path, want = found[name], listed[name]
+        if path.is_symlink() or not path.is_file():
+            wrong.append(f"{name} is not a regular file")
+        elif path.stat().st_size != want.size:
+            wrong.append(f"{name} has {path.stat().st_size} bytes, {want.size} are recorded")
+        elif (digest_of or sha256_of)(path).sha256 != want.sha256:
+            wrong.append(f"{name} has other bytes than recorded")
+    if wrong:
+        raise ReleaseError("; ".join(wrong), where=str(folder), fix="build it again")
+    return manifest

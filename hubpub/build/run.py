@@ -1,0 +1,145 @@
+"""Runs tasks: each once, its result kept by key; what was done is never done again."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from hubpub.report import Reporter
+from hubpub.build.task import EVERYTHING, Room, Task
+from hubpub.errors import StepError
+from hubpub.store import FileDigest, Result, Store
+from hubpub.store.files import storage_errors
+
+
+@dataclass(frozen=True)
+class Done:
+    """A task whose result is in the store."""
+
+    task: Task
+    key: str
+    digests: dict[str, FileDigest]
+    result: Result
+    cached: bool
+
+
+Origins = Mapping[str, Mapping[str, FileDigest]]
+"""Files by source or task, then by path."""
+
+
+def input_digests(task: Task, origins: Origins) -> dict[str, FileDigest] | None:
+    """Digest of every input file of ``task``; None while a task that it waits for has no result."""
+    digests: dict[str, FileDigest] = {}
+    for name, ref in task.inputs:
+        files = origins.get(ref.origin)
+        if files is None:
+            return None
+        if ref.path == EVERYTHING:
+            digests.update({f"{name}/{path}" if name else path: digest for path, digest in files.items()})
+        else:
+            digests[name] = files[ref.path]
+    return digests
+
+
+def run_tasks(tasks: Iterable[Task], sources: Origins, store: Store, reporter: Reporter) -> dict[str, Done]:
+    """Run ``tasks`` (in an order in which each comes after those that it needs); source files are in the store.
+
+    Raises:
+        HubpubError: a task failed; what was done before stays done.
+    """
+    done: dict[str, Done] = {}
+    origins: dict[str, Mapping[str, FileDigest]] = dict(sources)
+    for task in tasks:
+        digests = input_digests(task, origins)
+        if digests is None:
+            raise AssertionError(f"{task.name} was planned before what it needs")
+        done[task.name] = _run_once(task, digests, store, reporter)
+        origins[task.name] = done[task.name].result.outputs
+    return done
+
+
+def _run_once(task: Task, digests: dict[str, FileDigest], store: Store, reporter: Reporter) -> Done:
+    key = task.key(digests)
+    result = store.result(key)
+    if result is None:
+        with store.lock(key):  # another build may be at it: then wait, and take its result
+            result = store.result(key)
+            if result is None:
+                result = _run_task(task, key, digests, store, reporter)
+                return Done(task, key, digests, result, cached=False)
+    return Done(task, key, digests, result, cached=True)
+
+
+def _run_task(task: Task, key: str, digests: dict[str, FileDigest], store: Store, reporter: Reporter) -> Result:
+    started = time.monotonic()
+    reporter.start(task.name, task.kind, sum(digest.size for digest in digests.values()) or None)
+    resume = store.downloads / f"step-{key}"
+    with store.scratch(task.name) as desk, storage_errors(f"run {task.name}"):
+        inputs, outputs = desk / "inputs", desk / "outputs"
+        inputs.mkdir()
+        outputs.mkdir()
+        resume.mkdir(exist_ok=True)
+        for name, digest in digests.items():
+            store.place(digest, inputs / name)
+        room = Room(inputs, outputs, store, resume, digests, reporter.advance)
+        outcome = task.run(room)
+        files = collect_outputs(outputs, task)
+        stored = {name: store.put(path) for name, path in files.items()}
+        seconds = time.monotonic() - started
+        result = Result(stored, outcome.facts, {**outcome.observed, "seconds": round(seconds, 3)})
+        store.save(key, result)
+    shutil.rmtree(resume, ignore_errors=True)
+    reporter.end(task.name, f"{len(stored)} files, {sum(item.size for item in stored.values()):,} bytes")
+    return result
+
+
+def collect_outputs(folder: Path, task: Task) -> dict[str, Path]:
+    """The files that a task wrote, by POSIX path, checked against what it declared.
+
+    Raises:
+        StepError: none, one missing, one too many, or something that is not a regular file.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise StepError(f"wrote {name}, which is not a regular file", where=task.where)
+        if path.is_file():
+            found[name] = path
+    declared = set(task.outputs if task.outputs is not None else found)
+    if missing := sorted(declared - found.keys()):
+        raise StepError(f"did not write {', '.join(missing)}", where=task.where, fix="mend it, or its `outputs`")
+    if extra := sorted(found.keys() - declared):
+        raise StepError(
+            f"wrote more than it declared: {', '.join(extra)}", where=task.where, fix="add them to its `outputs`"
+        )
+    if not found:
+        raise StepError("wrote nothing", where=task.where)
+    return found
+
+
+def source_files(tasks: Iterable[Task], sources: Origins) -> dict[str, set[str]]:
+    """The files of each source that ``tasks`` read."""
+    wanted: dict[str, set[str]] = {}
+    for task in tasks:
+        for _, ref in task.inputs:
+            if ref.origin in sources:
+                wanted.setdefault(ref.origin, set()).add(ref.path)
+    return wanted
+
+
+def sidecars(primary: str, files: Iterable[str]) -> list[str]:
+    """External-data files that, by their names, belong to the ONNX model ``primary``.
+
+    The names in use: ``model.onnx.data``, ``model.onnx_data``, ``model.onnx.data.000``, ``model.onnx_data_1``.
+    """
+    folder, name = PurePosixPath(primary).parent, PurePosixPath(primary).name
+    return sorted(
+        path
+        for path in files
+        if PurePosixPath(path).parent == folder
+        and PurePosixPath(path).name.startswith((f"{name}.data", f"{name}_data"))
+    )

@@ -1,0 +1,171 @@
+"""The tasks other than scripts: transformations, corpora, client runs, metrics."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import Any, ClassVar
+
+from hubpub.build.task import Inputs, Outcome, Room, Task
+from hubpub.corpus.corpus import Corpus
+from hubpub.corpus.disjoint import check_disjoint
+from hubpub.corpus.prepare import LIBRARIES as CORPUS_LIBRARIES
+from hubpub.corpus.prepare import VERSION as CORPUS_VERSION
+from hubpub.corpus.prepare import prepare
+from hubpub.corpus.spec import CorpusSpec
+from hubpub.measure.clients.base import Client
+from hubpub.measure.machine import machine
+from hubpub.measure.measurement import Measurement
+from hubpub.measure.result import RunResult
+from hubpub.measure.run import run_client
+from hubpub.recipe import RunSpec
+from hubpub.transform.base import Transform
+
+
+MEASUREMENTS, OBSERVED = "measurements.json", "observed.json"
+
+
+class TransformTask(Task):
+    """One transformation of a model file; its sidecars lie beside it."""
+
+    kind: ClassVar[str] = "transform"
+
+    def __init__(
+        self, name: str, transform: Transform, inputs: Inputs, primary: str, target: str, *, where: str
+    ) -> None:
+        super().__init__(name, inputs, where=where)
+        self.transform = transform
+        self.primary = primary
+        self.target = target
+        self.libraries = transform.libraries
+
+    def identity(self) -> dict[str, Any]:
+        """The parameters, and the name under which the result is published (sidecars are named after it)."""
+        return {
+            "params": self.transform.model_dump(mode="json"),
+            "version": self.transform.version,
+            "primary": self.primary,
+            "target": self.target,
+        }
+
+    def run(self, room: Room) -> Outcome:
+        """Apply it."""
+        return Outcome(self.transform.apply(room.inputs / self.primary, room.outputs / self.target, room.progress))
+
+
+class CorpusTask(Task):
+    """Decodes, crops and resamples the clips of one corpus."""
+
+    kind: ClassVar[str] = "corpus"
+    libraries = CORPUS_LIBRARIES
+
+    def __init__(self, name: str, spec: CorpusSpec, inputs: Inputs, *, where: str) -> None:
+        super().__init__(name, inputs, where=where)
+        self.spec = spec
+
+    def identity(self) -> dict[str, Any]:
+        """What the recipe says of the corpus."""
+        return {"spec": self.spec.model_dump(mode="json"), "version": CORPUS_VERSION}
+
+    def run(self, room: Room) -> Outcome:
+        """Prepare it."""
+        files = {name: room.inputs / name for name, _ in self.inputs}
+        corpus = prepare(self.spec, files, room.outputs)
+        return Outcome({"digest": corpus.digest, "clips": len(corpus.clips), "seconds": round(corpus.seconds, 6)})
+
+
+class DisjointTask(Task):
+    """Proves that no calibration clip shares audio with an evaluation clip."""
+
+    kind: ClassVar[str] = "disjointness"
+
+    def identity(self) -> dict[str, Any]:
+        """Nothing but the corpora."""
+        return {}
+
+    def run(self, room: Room) -> Outcome:
+        """Compare every pair."""
+        corpora = {name: Corpus.load(room.inputs / name) for name, _ in self.inputs}
+        check_disjoint(corpora)
+        calibration = sum(len(corpus.clips) for corpus in corpora.values() if corpus.role == "calibration")
+        evaluation = sum(len(corpus.clips) for corpus in corpora.values() if corpus.role == "evaluation")
+        facts = {"calibration_clips": calibration, "evaluation_clips": evaluation, "overlaps": 0}
+        (room.outputs / "disjoint.json").write_text(json.dumps(facts, sort_keys=True) + "\n")
+        return Outcome(facts)
+
+
+class ClientTask(Task):
+    """Runs a client over a corpus; goes on where an interrupted run stopped."""
+
+    kind: ClassVar[str] = "run"
+
+    def __init__(self, name: str, client: Client, inputs: Inputs, *, where: str) -> None:
+        super().__init__(name, inputs, where=where)
+        self.client = client
+        self.libraries = client.libraries
+
+    def identity(self) -> dict[str, Any]:
+        """The client's options and the class of machine: other kernels may give other figures."""
+        return {"client": self.client.model_dump(mode="json"), "machine": machine().model_dump(mode="json")}
+
+    def run(self, room: Room) -> Outcome:
+        """Run it in a process of its own."""
+        prefix = "files/"
+        artifacts = {name[len(prefix) :]: file.sha256 for name, file in room.digests.items() if name.startswith(prefix)}
+        options = {reference: room.inputs / "options" / reference for reference in self.client.references()}
+        result = run_client(
+            self.client,
+            room.inputs / "files",
+            room.inputs / "corpus",
+            room.resume,
+            lambda seconds: None,
+            run=self.name.removeprefix("runs/"),
+            artifacts=artifacts,
+            files=options,
+        )
+        shutil.copytree(room.resume, room.outputs, dirs_exist_ok=True)
+        seconds = sum(utterance.audio_s for utterance in result.utterances)
+        return Outcome({"utterances": len(result.utterances), "audio_seconds": round(seconds, 3)})
+
+
+class MetricsTask(Task):
+    """Takes the metrics of a run, and its paired differences to other runs."""
+
+    kind: ClassVar[str] = "metrics"
+
+    def __init__(
+        self, name: str, run_name: str, spec: RunSpec, inputs: Inputs, *, against: tuple[str, ...], where: str
+    ) -> None:
+        super().__init__(name, inputs, where=where, outputs=(MEASUREMENTS, OBSERVED))
+        self.run_name = run_name
+        self.spec = spec
+        self.against = against
+        self.metrics = spec.metric_specs()
+        self.libraries = tuple(sorted({library for metric in self.metrics for library in metric.libraries}))
+
+    def identity(self) -> dict[str, Any]:
+        """The metrics, and what is compared with what."""
+        return {
+            "metrics": [metric.model_dump(mode="json") for metric in self.metrics],
+            "reference": self.spec.reference,
+            "against": list(self.against),
+        }
+
+    def run(self, room: Room) -> Outcome:
+        """Take them."""
+        corpus = Corpus.load(room.inputs / "corpus")
+        run = RunResult.load(room.inputs / "run")
+        others = {name: RunResult.load(room.inputs / "others" / name) for name in self.against}
+        found: list[Measurement] = []
+        for metric in self.metrics:
+            reference = others.get(self.spec.reference or "")
+            found += metric.measure(run, corpus, reference)
+            for name, other in others.items():
+                if name != self.spec.reference and not metric.needs_against:
+                    found += [each for each in metric.measure(run, corpus, other) if each.against is not None]
+        for name, observed in ((MEASUREMENTS, False), (OBSERVED, True)):
+            data = [each.model_dump(mode="json") for each in found if each.observed is observed]
+            (room.outputs / name).write_text(
+                json.dumps(data, ensure_ascii=False, sort_keys=True, indent=1) + "\n", "utf-8"
+            )
+        return Outcome({"measurements": len(found)})
