@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from hubpub.recipe import load_recipe, read_lock
 from hubpub.source import SourceContext
 from hubpub.store import Store, default_root
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before onnxruntime is loaded: it would leave a file in TMPDIR
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "whisper-tiny.en.yaml"

@@ -229,5 +229,6 @@ def _environment(threads: int) -> dict[str, str]:
     env |= dict.fromkeys(pools, str(threads))
     package = str(Path(hubpub.__file__).resolve().parents[1])
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [package, env.get("PYTHONPATH")]))
+    env["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime 1.31 reports usage, and leaves a session file in TMPDIR
     env["HF_HUB_OFFLINE"] = "1"  # a client measures what lies in the folder, and fetches nothing
     return env
