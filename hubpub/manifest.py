@@ -21,7 +21,10 @@ from hubpub.measure.measurement import Measurement
 MANIFEST = "hubpub.json"
 CARD = "README.md"
 MAX_BYTES = 64 << 20
-_SHARED = ("artifacts", "client", "corpus", "interval", "machine", "n_unit", "normalizer", "synthetic", "unit", "versions")
+_SHARED = (
+    *("artifacts", "client", "corpus", "interval", "machine"),
+    *("n_unit", "normalizer", "synthetic", "unit", "versions"),
+)
 """Fields of measurements that many of them share."""
 
 
@@ -128,7 +131,7 @@ class Manifest(_Frozen):
         """Give every measurement its conditions back."""
         if not isinstance(data, dict) or not isinstance(data.get("conditions"), dict):
             return data
-        conditions = data["conditions"]
+        conditions = {name: each for name, each in data["conditions"].items() if isinstance(each, dict)}
 
         def unfold(measurements: Any) -> Any:
             if not isinstance(measurements, list):
@@ -155,6 +158,11 @@ class Manifest(_Frozen):
         """Digested and observed verdicts."""
         return (*self.verdicts, *self.observed.verdicts)
 
+    def missed(self) -> list[str]:
+        """The budgets that were missed, a line each; a release has none."""
+        verdicts = (verdict for verdict in self.all_verdicts() if not verdict.passed)
+        return [f"budget missed: {verdict.gate}: {verdict.reason}" for verdict in verdicts]
+
     def listed_files(self) -> dict[str, Digest]:
         """Every file of the release but the manifest itself."""
         return {**self.files, **self.records, **self.observed.files}
@@ -179,7 +187,7 @@ def read_manifest(folder: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         what = f"is not a manifest that this version reads: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise ReleaseError(what, where=str(path)) from error
+        raise ReleaseError(" ".join(what.split())[:400], where=str(path)) from error
     if manifest.content_digest() != manifest.digest:
         raise ReleaseError("was edited: its digest does not match", where=str(path), fix="build the release again")
     return manifest

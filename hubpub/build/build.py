@@ -8,27 +8,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hubpub.build.pins import obey_lock, update_lock
+from hubpub.build.pins import check_local_files, obey_lock, update_lock
 from hubpub.build.plan import Forecast, Plan, bytes_to_fetch, forecast, make_plan, wanted_files
 from hubpub.build.release import (
     assemble,
     claim,
+    listed_in,
     publish_folder,
     rebuild_files,
+    refuse_foreign,
     release_files,
     stage,
     verify_release,
 )
-from hubpub.report import Reporter
-from hubpub.build.run import Done, run_tasks
+from hubpub.build.run import Done, Origins, run_tasks
+from hubpub.build.task import distribution_version, named_for_the_reader
 from hubpub.build.tasks import CorpusTask
 from hubpub.corpus.corpus import INDEX, Corpus
-from hubpub.errors import GateError, Problem, RecipeError, ReleaseError, StoreError
-from hubpub.manifest import MANIFEST, Manifest
+from hubpub.errors import GateError, OnnxFileError, Problem, RecipeError, ReleaseError, StoreError
+from hubpub.manifest import CARD, MANIFEST, Manifest
 from hubpub.measure.machine import machine
 from hubpub.measure.run import check_folder
 from hubpub.recipe import Lock, load_recipe
 from hubpub.recipe.check import impossible_gate
+from hubpub.report import Reporter
 from hubpub.source import SourceContext
 from hubpub.store import FileDigest, Result, Store
 
@@ -81,28 +84,32 @@ def build(
     """
     loaded = load_recipe(recipe)
     made = make_plan(loaded, obey_lock(loaded, store, reporter, locked=locked), only=only, variant=variant)
+    check_local_files(made.loaded, made.lock, store)
+    output = output.resolve()
     folder = output.with_name(f"{output.name}.partial") if made.partial else output
     with claim(folder):
+        rebuild = rebuild_files(made)
         fetched = _fetch(made, store, reporter)
         done = run_tasks(made.preparation, made.sources, store, reporter)
         _refuse_impossible_gates(made, done, store)
         done |= run_tasks(made.work, _with_results(made, done), store, reporter)
         ran = tuple(name for name, each in done.items() if not each.cached)
         cached = tuple(name for name, each in done.items() if each.cached)
-        key = _release_key(made, done)
-        if _is_in_place(folder, store.result(key), store):
-            return Built(folder, verify_release(folder, store.digest), ran, cached, fetched, unchanged=True)
+        key = _release_key(made, done, rebuild)
+        known = store.result(key)
+        if known is not None and (there := _in_place(folder, known, store)):
+            return Built(folder, there, ran, cached, fetched, unchanged=True)
+        refuse_foreign(folder, (*(listed_in(folder) or ()), *(known.facts["files"] if known else ())))
         reporter.start("release", "assemble and check", None)
         with stage(folder) as staged:
-            manifest = assemble(made, done, store, staged)
-            check_models(staged, manifest)
-            _check_clients(made, staged, manifest, store)
-            missed = [verdict for verdict in manifest.all_verdicts() if not verdict.passed]
-            if missed:
-                rejected = output.with_name(f"{output.name}.rejected")
+            manifest = assemble(made, done, rebuild, store, staged)
+            check_models(made, staged, manifest)
+            _check_clients(made, _with_results(made, done), staged, manifest, store)
+            if missed := manifest.missed():
+                rejected = folder.with_name(f"{folder.name}.rejected")
                 publish_folder(staged, rejected)
-                lines = "\n".join(f"budget missed: {verdict.gate}: {verdict.reason}" for verdict in missed)
-                raise GateError(f"{lines}\n{loaded.path}: no release was made", fix=f"see {rejected / 'README.md'}")
+                lines = "\n".join(missed)
+                raise GateError(f"{lines}\n{loaded.path}: no release was made", fix=f"see {rejected / CARD}")
             verify_release(staged, store.digest)
             publish_folder(staged, folder)
         listing = {path: FileDigest(each.sha256, each.size) for path, each in manifest.listed_files().items()}
@@ -147,15 +154,13 @@ def _refuse_impossible_gates(made: Plan, done: Mapping[str, Done], store: Store)
         raise RecipeError(problems)
 
 
-def _release_key(made: Plan, done: Mapping[str, Done]) -> str:
+def _release_key(made: Plan, done: Mapping[str, Done], rebuild: Mapping[str, bytes]) -> str:
     text = json.dumps(
         {
             "release": RELEASE_VERSION,
             "files": {path: file.digest.sha256 for path, file in release_files(made, done).items()},
             "steps": {name: each.key for name, each in done.items()},
-            "rebuild": {
-                path: hashlib.sha256(file.read_bytes()).hexdigest() for path, file in rebuild_files(made).items()
-            },
+            "rebuild": {path: hashlib.sha256(text).hexdigest() for path, text in rebuild.items()},
             "partial": made.partial,
         },
         sort_keys=True,
@@ -170,20 +175,17 @@ def _remember(key: str, folder: Path, listing: dict[str, FileDigest], store: Sto
     store.save(key, Result({}, facts, {}))
 
 
-def _is_in_place(folder: Path, known: Result | None, store: Store) -> bool:
-    """Whether ``folder`` still holds, byte for byte, the release that was made for this key."""
-    if known is None or not (folder / MANIFEST).is_file():
-        return False
-    if store.digest(folder / MANIFEST).sha256 != known.facts["manifest"]:
-        return False
+def _in_place(folder: Path, known: Result, store: Store) -> Manifest | None:
+    """The manifest of the release in ``folder``, if that still is, byte for byte, what was made for this key."""
     try:
-        verify_release(folder, store.digest)
-    except (ReleaseError, StoreError):
-        return False
-    return True
+        if store.digest(folder / MANIFEST).sha256 == known.facts["manifest"]:
+            return verify_release(folder, store.digest)
+    except (ReleaseError, StoreError, OSError):
+        pass
+    return None
 
 
-def check_models(folder: Path, manifest: Manifest) -> None:
+def check_models(made: Plan, folder: Path, manifest: Manifest) -> None:
     """Open every ONNX file of the release: its graph can be read, and its external data lies beside it, whole.
 
     Raises:
@@ -193,10 +195,13 @@ def check_models(folder: Path, manifest: Manifest) -> None:
 
     for path in manifest.files:
         if path.endswith(".onnx"):
-            OnnxFile.open(folder / path)
+            try:
+                OnnxFile.open(folder / path)
+            except OnnxFileError as error:
+                raise named_for_the_reader(error, made.loaded.where("files", path), folder) from error
 
 
-def _check_clients(made: Plan, folder: Path, manifest: Manifest, store: Store) -> None:
+def _check_clients(made: Plan, origins: Origins, folder: Path, manifest: Manifest, store: Store) -> None:
     """Load the whole release with every client that measured it: no file may confuse its loader."""
     recipe = made.loaded.recipe
     listing = {path: file.sha256 for path, file in manifest.files.items()}
@@ -206,17 +211,18 @@ def _check_clients(made: Plan, folder: Path, manifest: Manifest, store: Store) -
             {
                 "loads": listing,
                 "client": client.model_dump(mode="json"),
+                "libraries": {library: distribution_version(library) for library in client.libraries},
                 "machine": machine().model_dump(mode="json"),
             },
             sort_keys=True,
         )
         key = hashlib.sha256(text.encode()).hexdigest()
         if store.result(key) is None:
-            options = {reference: store.path(_option(made, reference)) for reference in client.references()}
+            options = {reference: store.path(_sha256_of(origins, reference)) for reference in client.references()}
             check_folder(client, folder, run=name, files=options)
             store.save(key, Result({}, {"loads": True}, {}))
 
 
-def _option(made: Plan, reference: str) -> str:
+def _sha256_of(origins: Origins, reference: str) -> str:
     origin, path = reference.split("/", 1)
-    return made.sources[origin][path].sha256
+    return origins[origin][path].sha256

@@ -1,8 +1,9 @@
 """A program of its own, between hubpub and a command: whatever ends, all that the command started ends with it.
 
-``python -I launcher.py offline|online COMMAND...``. Standard input is a pipe that hubpub holds open as long as it lives and
-wants the command to go on. It ends as the command did: with its code, or by its signal; 97 when there is no way out of the
-network. On Linux it inherits orphans (a "subreaper"), so that not even a daemon survives; elsewhere the process group ends.
+``python -I launcher.py offline|online COMMAND...``. Standard input is a pipe that hubpub holds open as long as it lives
+and wants the command to go on. It ends as the command did: with its code, or by its signal; 97 when the command cannot
+be started, or there is no way out of the network. On Linux it inherits orphans (a "subreaper"), so that not even a
+daemon survives; elsewhere the process group ends.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from pathlib import Path
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _LINUX = sys.platform == "linux"
-NO_WAY_OUT = 97
+NOT_STARTED = 97
 
 
 def main() -> None:
@@ -31,8 +32,10 @@ def main() -> None:
     if child == 0:
         try:
             _become(command, libc, parent, offline=offline)
+        except OSError as error:
+            print(f"cannot start {command[0]}: {error.strerror}", file=sys.stderr, flush=True)
         finally:
-            os._exit(NO_WAY_OUT)
+            os._exit(NOT_STARTED)
     threading.Thread(target=_end_with_parent, args=(child,), daemon=True).start()
     pid, status = os.wait()
     while pid != child:

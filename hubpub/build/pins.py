@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from hubpub.report import Reporter
-from hubpub.errors import LockError
+from hubpub.errors import DigestMismatch, LockError
 from hubpub.recipe import LoadedRecipe, Lock, lock_path, read_lock, write_lock
-from hubpub.source import SourceContext
+from hubpub.report import Reporter
+from hubpub.source import LocalSource, SourceContext
 from hubpub.store import Store
 
 
 def update_lock(loaded: LoadedRecipe, store: Store, reporter: Reporter) -> Lock:
     """Resolve every source anew and write the lock file."""
-    return _resolve(loaded, list(loaded.recipe.sources), Lock(sources={}), store, reporter)
+    return _resolve(loaded, list(loaded.recipe.sources), Lock(version=1, sources={}), store, reporter)
 
 
 def obey_lock(loaded: LoadedRecipe, store: Store, reporter: Reporter, *, locked: bool) -> Lock:
@@ -26,11 +26,25 @@ def obey_lock(loaded: LoadedRecipe, store: Store, reporter: Reporter, *, locked:
         name for name, spec in loaded.recipe.sources.items() if name not in known or known[name].asked != spec.asked()
     ]
     if not stale and lock is not None:
-        return Lock(sources={name: known[name] for name in loaded.recipe.sources})
+        return Lock(version=1, sources={name: known[name] for name in loaded.recipe.sources})
     if locked:
         what = "is missing" if lock is None else f"does not answer the recipe for: {', '.join(stale)}"
         raise LockError(what, where=str(lock_path(loaded.path)), fix="run `hubpub lock` and look at what changed")
-    return _resolve(loaded, stale, Lock(sources=known), store, reporter)
+    return _resolve(loaded, stale, Lock(version=1, sources=known), store, reporter)
+
+
+def check_local_files(loaded: LoadedRecipe, lock: Lock, store: Store) -> None:
+    """Refuse local files that were edited since they were locked: their old bytes, kept in the store, would be used.
+
+    Raises:
+        DigestMismatch: naming the first one. (One that is gone is no problem as long as the store has it.)
+    """
+    for name, spec in loaded.recipe.sources.items():
+        if isinstance(spec, LocalSource):
+            for path, pin in lock.sources[name].files.items():
+                file = loaded.folder / spec.path / path
+                if file.is_file() and (found := store.digest(file)) != pin.digest:
+                    raise DigestMismatch(f"{spec.path}/{path}", expected=pin.sha256, got=found.sha256)
 
 
 def _resolve(loaded: LoadedRecipe, names: list[str], old: Lock, store: Store, reporter: Reporter) -> Lock:
@@ -41,6 +55,6 @@ def _resolve(loaded: LoadedRecipe, names: list[str], old: Lock, store: Store, re
         reporter.start(name, f"resolve {spec.label}", None)
         sources[name] = spec.resolve(context)
         reporter.end(name, f"{sources[name].revision}, {len(sources[name].files)} files")
-    lock = Lock(sources=dict(sorted(sources.items())))
+    lock = Lock(version=1, sources=dict(sorted(sources.items())))
     write_lock(loaded.path, lock)
     return lock

@@ -119,8 +119,13 @@ def bytes_to_fetch(plan: Plan, store: Store, pending: list[Task]) -> dict[str, i
 
 
 def wanted_files(plan: Plan, pending: list[Task]) -> dict[str, set[str]]:
-    """The files of each source that ``pending`` tasks read, or that are published as they are."""
+    """The files of each source that ``pending`` tasks read, that are published as they are, or that a client wants."""
     wanted = source_files(pending, plan.sources)
+    for run in plan.runs:  # the finished release is loaded too, even where the runs themselves are cached
+        for reference in plan.loaded.recipe.measure[run].via.references():
+            origin, path = reference.split("/", 1)
+            if origin in plan.sources:
+                wanted.setdefault(origin, set()).add(path)
     for published in plan.published:
         if published.ref.origin in plan.sources:
             wanted.setdefault(published.ref.origin, set()).add(published.ref.path)
@@ -140,6 +145,8 @@ def _selected(loaded: LoadedRecipe, only: str | None, variant: str | None) -> li
         suggestion = nearest(only, recipe.files)
         raise HubpubError(f"the recipe publishes no file {only!r}{suggestion}", where=str(loaded.path))
     owners = loaded.owners.get("files", {})
+    if only is not None and variant is not None and owners.get(only) and variant not in owners[only]:
+        raise HubpubError(f"{only!r} is not of variant {variant!r}", fix=f"it is of {', '.join(owners[only])}")
     return [
         path
         for path in recipe.files

@@ -6,15 +6,20 @@ import contextlib
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from hubpub.errors import ReleaseError
+from pydantic import ValidationError
+
+from hubpub.errors import RecipeError, ReleaseError
 from hubpub.manifest import MANIFEST, Manifest, read_manifest
-from hubpub.recipe import load_recipe
-from hubpub.source import HubSource, SourceContext
-from hubpub.store import Store, sha256_of
+from hubpub.recipe import load_recipe, unsafe_path
+from hubpub.source import HubSource, LocalSource, SourceContext
+from hubpub.store import Store
+from hubpub.store.files import storage_errors
 
 _REMOTE = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>.+))?")
+_RECIPE = "recipe/"
 
 
 @contextlib.contextmanager
@@ -23,43 +28,82 @@ def recipe_of(where: str, store: Store) -> Iterator[tuple[Path, str, Manifest | 
 
     Raises:
         RecipeError: the recipe is not valid.
-        ReleaseError: the release is damaged, or holds no recipe.
+        ReleaseError: the release is damaged, holds no recipe, or cannot be built from itself.
         SourceError: the Hub does not have it.
     """
-    if where.startswith("hf://"):
-        match = _REMOTE.fullmatch(where)
-        if match is None:
-            raise ReleaseError("is not hf://OWNER/REPO or hf://OWNER/REPO@REVISION", where=where)
-        with store.scratch("rebuild") as folder:
-            _download(match["repo"], match["revision"] or "main", folder, store)
-            yield _recipe_in(folder)
-    elif Path(where).is_dir():
-        with store.scratch("rebuild") as folder:  # the release that is read may be the one that is replaced
-            shutil.copytree(Path(where) / "recipe", folder / "recipe") if (Path(where) / "recipe").is_dir() else None
-            if (Path(where) / MANIFEST).is_file():
-                shutil.copyfile(Path(where) / MANIFEST, folder / MANIFEST)
-            yield _recipe_in(folder, shown=where)
-    else:
+    if not where.startswith("hf://") and not Path(where).is_dir():
         yield Path(where), load_recipe(Path(where)).recipe.name, None
+        return
+    with store.scratch("rebuild") as folder:  # a copy: the release that is read may be the one that is replaced
+        bring = _download if where.startswith("hf://") else _copy
+        manifest = bring(where, folder, store)
+        recipe = folder / manifest.recipe
+        yield recipe, _check(manifest, recipe, where), manifest
 
 
-def _download(repo: str, revision: str, folder: Path, store: Store) -> None:
-    spec = HubSource.model_validate({"hub": repo, "revision": revision, "include": [MANIFEST, "recipe/**"]})
+def _copy(where: str, folder: Path, store: Store) -> Manifest:
+    """What the manifest lists under ``recipe/``, and nothing that merely lies there."""
+    release = Path(where)
+    manifest = read_manifest(release)
+    for path in _recorded(manifest, where):
+        source, target = release / path, folder / path
+        if not source.resolve().is_relative_to(release.resolve()) or not source.is_file():
+            raise ReleaseError(f"{path} is missing", where=where)
+        with storage_errors(f"copy {path}"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+        if store.digest(target).sha256 != manifest.records[path].sha256:
+            raise ReleaseError(f"{path} is not what the manifest records", where=where)
+    return manifest
+
+
+def _download(where: str, folder: Path, store: Store) -> Manifest:
+    match = _REMOTE.fullmatch(where)
+    try:
+        if match is None:
+            raise ValueError(where)
+        include = [MANIFEST, f"{_RECIPE}**"]
+        spec = HubSource.model_validate(
+            {"hub": match["repo"], "revision": match["revision"] or "main", "include": include}
+        )
+    except (ValueError, ValidationError) as error:
+        raise ReleaseError("is not hf://OWNER/REPO or hf://OWNER/REPO@REVISION", where=where) from error
     context = SourceContext(store, folder)
     locked = spec.resolve(context)
     spec.fetch(locked, list(locked.files), context, lambda _: None)
-    for path, pin in locked.files.items():
-        store.place(pin.digest, folder / path)
-
-
-def _recipe_in(folder: Path, shown: str | None = None) -> tuple[Path, str, Manifest]:
+    store.place(locked.files[MANIFEST].digest, folder / MANIFEST)
     manifest = read_manifest(folder)
-    for path, record in manifest.records.items():
-        if path.startswith("recipe/"):
-            file = folder / path
-            if ".." in Path(path).parts or not file.is_file() or sha256_of(file).sha256 != record.sha256:
-                raise ReleaseError(f"{path} is not what the manifest records", where=shown or str(folder))
-    recipe = folder / manifest.recipe
-    if manifest.recipe not in manifest.records or not recipe.is_file():
-        raise ReleaseError("holds no recipe to build it again from", where=shown or str(folder))
-    return recipe, manifest.name, manifest
+    for path in _recorded(manifest, where):
+        pin = locked.files.get(path)
+        if pin is None or pin.sha256 != manifest.records[path].sha256:
+            raise ReleaseError(f"{path} is not what the manifest records", where=where)
+        store.place(pin.digest, folder / path)
+    return manifest
+
+
+def _recorded(manifest: Manifest, where: str) -> list[str]:
+    paths = [path for path in manifest.records if path.startswith(_RECIPE)]
+    if bad := [path for path in paths if unsafe_path(path)]:
+        raise ReleaseError(f"its manifest lists {bad[0]!r}, which {unsafe_path(bad[0])}", where=where)
+    if manifest.recipe not in paths:
+        raise ReleaseError("holds no recipe to build it again from", where=where)
+    return paths
+
+
+def _check(manifest: Manifest, recipe: Path, where: str) -> str:
+    """The recipe's name, if the whole release can be built from what it holds."""
+    if manifest.partial:
+        fix = "build the whole recipe first"
+        raise ReleaseError("is only a part of a release and does not hold all that it takes", where=where, fix=fix)
+    try:
+        loaded = load_recipe(recipe).recipe
+    except RecipeError as error:  # named as the reader knows it, not by our copy
+        shown = f"{where.rstrip('/')}/{manifest.recipe}"
+        raise RecipeError([replace(problem, file=shown) for problem in error.problems]) from error
+    if local := [f"{name} ({spec.path})" for name, spec in loaded.sources.items() if isinstance(spec, LocalSource)]:
+        raise ReleaseError(
+            f"cannot be built from itself: it was made from local folders, which no release holds: {', '.join(local)}",
+            where=where,
+            fix="build its recipe where these folders are",
+        )
+    return loaded.name

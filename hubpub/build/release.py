@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,7 +20,7 @@ from hubpub.build.task import Task, distribution_version
 from hubpub.build.tasks import MEASUREMENTS, OBSERVED, ClientTask, CorpusTask, MetricsTask
 from hubpub.card import render_card
 from hubpub.corpus.corpus import INDEX, Corpus
-from hubpub.errors import ReleaseError
+from hubpub.errors import GateError, ReleaseError
 from hubpub.gate import Verdict, judge
 from hubpub.manifest import (
     CARD,
@@ -35,7 +36,7 @@ from hubpub.manifest import (
 from hubpub.measure.measurement import Measurement
 from hubpub.measure.result import RUN, TIMINGS, UTTERANCES
 from hubpub.recipe import lock_path, template_file
-from hubpub.store import FileDigest, Store, exchange, write_atomic
+from hubpub.store import FileDigest, Store, exchange, sha256_of, write_atomic
 from hubpub.store.files import recover, storage_errors, sync_folder
 
 
@@ -50,16 +51,55 @@ class ReleaseFile:
 
 @contextlib.contextmanager
 def claim(folder: Path) -> Iterator[None]:
-    """Hold the release folder alone; clear what killed builds left beside it."""
+    """Hold the release folder alone; clear what killed builds left beside it.
+
+    Raises:
+        ReleaseError: it holds what no build wrote, so it could not be replaced in the end.
+    """
+    lock_file = folder.parent / f".{folder.name}.lock"
+    listed = listed_in(folder)
+    if listed is not None or not lock_file.exists():  # else an output of ours, damaged: the end of the build can tell
+        refuse_foreign(folder, listed or ())
     with storage_errors("open the output folder"):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = (folder.parent / f".{folder.name}.lock").open("a")
+        lock = lock_file.open("a")
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         recover(folder)
-        for left in folder.parent.glob(f".{folder.name}.*.tmp"):
+        for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
             shutil.rmtree(left, ignore_errors=True)
         yield
+
+
+def listed_in(folder: Path) -> tuple[str, ...] | None:
+    """Names of the files that the manifest in ``folder`` lists; None when there is no sound one."""
+    try:
+        return tuple(read_manifest(folder).listed_files())
+    except ReleaseError:
+        return None
+
+
+def refuse_foreign(folder: Path, ours: Collection[str]) -> None:
+    """Refuse to replace ``folder`` while it holds anything but ``ours`` and a manifest: nobody could bring it back.
+
+    Raises:
+        ReleaseError: it does, or is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ReleaseError("is not a folder", where=str(folder), fix="move it away")
+    if foreign := sorted(_files_in(folder).keys() - set(ours) - {MANIFEST}):
+        names = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
+        what = f"holds {names}, which no build wrote, so it is not replaced"
+        raise ReleaseError(what, where=str(folder), fix="move that away, or choose another --output")
+
+
+def _files_in(folder: Path) -> dict[str, Path]:
+    """Everything but folders, by POSIX path; a link is a file, whatever it points to."""
+    return {
+        path.relative_to(folder).as_posix(): path
+        for path in folder.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    }
 
 
 def release_files(plan: Plan, done: Mapping[str, Done]) -> dict[str, ReleaseFile]:
@@ -86,39 +126,41 @@ def release_files(plan: Plan, done: Mapping[str, Done]) -> dict[str, ReleaseFile
     return dict(sorted(files.items()))
 
 
-def rebuild_files(plan: Plan) -> dict[str, Path]:
-    """What is needed to build again from the release alone: recipe, lock, scripts, requirements, template."""
-    loaded = plan.loaded
-    files = {loaded.path.name: loaded.path, lock_path(loaded.path).name: lock_path(loaded.path)}
+def rebuild_files(plan: Plan) -> dict[str, bytes]:
+    """What is needed to build again from the release alone: recipe, lock, scripts, requirements, template.
+
+    Read when the build begins: what is edited meanwhile has no part in it.
+    """
+    loaded, template = plan.loaded, _template(plan)
+    files = {file.name: file.read_bytes() for file in (loaded.path, lock_path(loaded.path))}
     for task in plan.tasks:
         if isinstance(task, ScriptTask):
-            for path in (task.script, task.requirements):
-                files[path.relative_to(loaded.folder).as_posix()] = path
-    template = _template(plan)
-    files[f"templates/{template.name}"] = template
-    return {f"recipe/{name}": path for name, path in sorted(files.items())}
+            files |= task.texts
+    files[f"templates/{template.name}"] = template.read_bytes()
+    return {f"recipe/{name}": text for name, text in sorted(files.items())}
 
 
 def _template(plan: Plan) -> Path:
     loaded = plan.loaded
     template = template_file(loaded.folder, loaded.recipe.card.template)
     if template is None:
-        raise ReleaseError(f"the template {loaded.recipe.card.template} is gone", where=loaded.where("card", "template"))
+        name, where = loaded.recipe.card.template, loaded.where("card", "template")
+        raise ReleaseError(f"the template {name} is gone", where=where)
     return template
 
 
-def assemble(plan: Plan, done: Mapping[str, Done], store: Store, folder: Path) -> Manifest:
-    """Write the whole release into the empty ``folder``; the manifest last."""
+def assemble(
+    plan: Plan, done: Mapping[str, Done], rebuild: Mapping[str, bytes], store: Store, folder: Path
+) -> Manifest:
+    """Write the whole release into the empty ``folder``, the manifest last; ``rebuild`` as by `rebuild_files`."""
     files = release_files(plan, done)
     for path, file in files.items():
         store.place(file.digest, folder / path)
     records: dict[str, Digest] = {}
-    for path, source in rebuild_files(plan).items():
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
-        target.chmod(0o644)
-        records[path] = _digest(store, target)
+    for path, content in rebuild.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / path, content)
+        records[path] = _digest(store, folder / path)
     timings: dict[str, Digest] = {}
     for task in plan.tasks:
         if isinstance(task, ClientTask):
@@ -130,9 +172,12 @@ def assemble(plan: Plan, done: Mapping[str, Done], store: Store, folder: Path) -
                 store.place(outputs[name], folder / kept)
                 into[kept] = Digest(sha256=outputs[name].sha256, size=outputs[name].size)
     manifest = _manifest(plan, done, store, files, records)
-    card = plan.loaded.recipe.card
-    template = _template(plan)
-    text = render_card(manifest, card.model_dump(mode="json"), template)
+    card, template = plan.loaded.recipe.card, _template(plan)
+    staged = folder / "recipe" / "templates" / template.name
+    try:
+        text = render_card(manifest, card.model_dump(mode="json"), staged)
+    except ReleaseError as error:  # the reader knows the template by its own place
+        raise ReleaseError(error.what, where=str(error.where).replace(str(staged), str(template))) from error
     write_atomic(folder / CARD, text.encode())
     observed = manifest.observed.model_copy(update={"files": {**timings, CARD: _digest(store, folder / CARD)}})
     manifest = manifest.model_copy(update={"observed": observed})
@@ -259,10 +304,6 @@ def stage(folder: Path) -> Iterator[Path]:
 def publish_folder(staged: Path, folder: Path) -> None:
     """Put the staged release in the place of ``folder`` in one step."""
     with storage_errors("put the release in place"):
-        if folder.exists() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
-            raise ReleaseError(
-                "holds files but no release; it is not overwritten", where=str(folder), fix="move it away"
-            )
         for inner in (path for path in staged.rglob("*") if path.is_dir()):
             sync_folder(inner)
         sync_folder(staged)
@@ -270,31 +311,33 @@ def publish_folder(staged: Path, folder: Path) -> None:
         sync_folder(folder.parent)
 
 
-def verify_release(folder: Path, digest_of: Any = None) -> Manifest:
+def verify_release(folder: Path, digest_of: Callable[[Path], FileDigest] = sha256_of) -> Manifest:
     """Check every file of the release in ``folder`` against its manifest; nothing may be missing, changed or added.
 
     Args:
         folder: the release.
-        digest_of: function from a path to its `FileDigest`; default: read every byte.
+        digest_of: gives the digest of a file; default: read every byte.
 
     Raises:
-        ReleaseError: the first lines of what is wrong, all of it.
+        ReleaseError: all that is wrong, in one line.
+        GateError: all is whole, but it missed a budget and was rejected.
     """
-    from hubpub.store import sha256_of
-
     manifest = read_manifest(folder)
     listed = manifest.listed_files()
-    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
-    wrong = [f"{name} is missing" for name in sorted(listed.keys() - found.keys())]
-    wrong += [f"{name} is not in the manifest" for name in sorted(found.keys() - listed.keys() - {MANIFEST})]
-    for name in sorted(listed.keys() & found.keys()):
-        path, want = found[name], listed[name]
-        if path.is_symlink() or not path.is_file():
-            wrong.append(f"{name} is not a regular file")
-        elif path.stat().st_size != want.size:
-            wrong.append(f"{name} has {path.stat().st_size} bytes, {want.size} are recorded")
-        elif (digest_of or sha256_of)(path).sha256 != want.sha256:
-            wrong.append(f"{name} has other bytes than recorded")
+    with storage_errors("read the release"):
+        found = _files_in(folder)
+        wrong = [f"{name} is missing" for name in sorted(listed.keys() - found.keys())]
+        wrong += [f"{name} is not in the manifest" for name in sorted(found.keys() - listed.keys() - {MANIFEST})]
+        for name in sorted(listed.keys() & found.keys()):
+            path, want = found[name], listed[name]
+            if path.is_symlink() or not path.is_file():
+                wrong.append(f"{name} is not a regular file")
+            elif path.stat().st_size != want.size:
+                wrong.append(f"{name} has {path.stat().st_size} bytes, {want.size} are recorded")
+            elif digest_of(path).sha256 != want.sha256:
+                wrong.append(f"{name} has other bytes than recorded")
     if wrong:
         raise ReleaseError("; ".join(wrong), where=str(folder), fix="build it again")
+    if missed := manifest.missed():
+        raise GateError("\n".join(missed), where=str(folder))
     return manifest

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from hubpub.report import Reporter
 from hubpub.build.task import EVERYTHING, Room, Task
 from hubpub.errors import StepError
-from hubpub.store import FileDigest, Result, Store
+from hubpub.report import Reporter
+from hubpub.store import FileDigest, Result, Store, copy_file
 from hubpub.store.files import storage_errors
 
 
@@ -83,7 +83,7 @@ def _run_task(task: Task, key: str, digests: dict[str, FileDigest], store: Store
         outputs.mkdir()
         resume.mkdir(exist_ok=True)
         for name, digest in digests.items():
-            store.place(digest, inputs / name)
+            _lay_out(digest, inputs / name, task, store)
         room = Room(inputs, outputs, store, resume, digests, reporter.advance)
         outcome = task.run(room)
         files = collect_outputs(outputs, task)
@@ -96,12 +96,22 @@ def _run_task(task: Task, key: str, digests: dict[str, FileDigest], store: Store
     return result
 
 
+def _lay_out(digest: FileDigest, target: Path, task: Task, store: Store) -> None:
+    if task.trusted:
+        store.place(digest, target)
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy_file(store.path(digest.sha256), target)
+
+
 def collect_outputs(folder: Path, task: Task) -> dict[str, Path]:
     """The files that a task wrote, by POSIX path, checked against what it declared.
 
     Raises:
         StepError: none, one missing, one too many, or something that is not a regular file.
     """
+    if folder.is_symlink() or not folder.is_dir():  # what lies behind a link is not ours to move
+        raise StepError("replaced its folder outputs/ by something else", where=task.where)
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()

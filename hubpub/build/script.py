@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
-import shutil
+import signal
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hubpub.build.environment import (
-    can_leave_network,
-    check_requirements,
-    launch_command,
-    make_environment,
-    read_header,
-    run_script,
-)
+from hubpub.build.environment import check_requirements, make_environment, read_header
+from hubpub.build.process import can_leave_network, last_line, run_process
 from hubpub.build.task import Inputs, Outcome, Room, Task
 from hubpub.errors import StepError
 from hubpub.recipe import ScriptStep
 from hubpub.recipe.check import requirements_path
-from hubpub.store import sha256_of
+from hubpub.store.files import storage_errors
 
 
 class ScriptTask(Task):
     """Runs a script of the recipe; its text and its pinned requirements are part of the key."""
 
     kind: ClassVar[str] = "script"
+    trusted: ClassVar[bool] = False
 
     def __init__(self, name: str, step: ScriptStep, folder: Path, inputs: Inputs, *, where: str) -> None:
         super().__init__(name, inputs, where=where, outputs=step.outputs)
         self.step = step
-        self.script = folder / step.script
-        self.requirements = folder / requirements_path(step.script, step.requirements)
-        check_requirements(read_header(self.script, where=where), self.requirements, where=where)
+        # Read once: what is edited while a long build runs must not get into a key, a run or a release.
+        self.script, self.requirements = step.script, requirements_path(step.script, step.requirements)
+        with storage_errors("read the script"):
+            self.texts = {path: (folder / path).read_bytes() for path in (self.script, self.requirements)}
+        header = read_header(_text(self.texts[self.script]), Path(self.script).name, where=where)
+        check_requirements(header, _text(self.texts[self.requirements]), Path(self.requirements).name, where=where)
 
     def identity(self) -> dict[str, Any]:
         """Text, requirements, arguments and the declared outputs."""
         return {
-            "script": sha256_of(self.script).sha256,
-            "requirements": sha256_of(self.requirements).sha256,
+            "script": hashlib.sha256(self.texts[self.script]).hexdigest(),
+            "requirements": hashlib.sha256(self.texts[self.requirements]).hexdigest(),
             "args": list(self.step.args),
             "outputs": sorted(self.step.outputs),
         }
@@ -49,12 +49,13 @@ class ScriptTask(Task):
         Raises:
             StepError: it failed, ran too long, or changed an input.
         """
-        python = make_environment(self.requirements, room.store, where=self.where)
         desk = room.inputs.parent
-        script = desk / self.script.name
-        shutil.copyfile(self.script, script)
-        for folder in ("home", "tmp"):
+        for folder in ("home", "tmp", "script"):
             (desk / folder).mkdir()
+        script, requirements = desk / "script" / Path(self.script).name, desk / "requirements.txt"
+        script.write_bytes(self.texts[self.script])
+        requirements.write_bytes(self.texts[self.requirements])
+        python = make_environment(requirements, room.store, room.resume / "environment.log", where=self.where)
         for output in self.step.outputs:
             (room.outputs / output).parent.mkdir(parents=True, exist_ok=True)
         settings = {
@@ -67,14 +68,21 @@ class ScriptTask(Task):
             "SOURCE_DATE_EPOCH": "315532800",
         }
         offline = can_leave_network()
-        # -P: what lies beside the script is not in the key, so it must not be importable.
-        command = launch_command(python, ["-s", "-P", str(script), *self.step.args], offline=offline)
         log = room.resume / "script.log"
-        code = run_script(command, folder=desk, settings=settings, log=log, timeout=self.step.timeout_minutes * 60)
+        code = run_process(
+            # -P: what lies beside the script is not in the key, so it must not be importable.
+            [str(python), "-s", "-P", str(script), *self.step.args],
+            folder=desk,
+            settings=settings,
+            log=log,
+            timeout=self.step.timeout_minutes * 60,
+            offline=offline,
+        )
         if code != 0:
             raise StepError(_failure(code, log, self.step), where=self.where, fix=f"all it printed is in {log}")
         for name, digest in room.digests.items():
-            if room.store.digest(room.inputs / name) != digest:
+            file = room.inputs / name
+            if file.is_symlink() or not file.is_file() or room.store.digest(file) != digest:
                 raise StepError(f"the script changed its input {name}", where=self.where, fix="write to outputs/ only")
         return Outcome(observed={"network": "off" if offline else "not enforced"})
 
@@ -82,6 +90,16 @@ class ScriptTask(Task):
 def _failure(code: int | None, log: Path, step: ScriptStep) -> str:
     if code is None:
         return f"the script was stopped after {step.timeout_minutes:g} minutes"
-    lines = [line.strip() for line in log.read_text("utf-8", errors="replace").splitlines() if line.strip()]
-    last = f": {lines[-1][:300]}" if lines else " and printed nothing"
-    return f"the script was killed by signal {-code}{last}" if code < 0 else f"the script exited with {code}{last}"
+    printed = last_line(log)
+    said = f": {printed}" if printed else " and printed nothing"
+    return f"the script was killed by {_signal(-code)}{said}" if code < 0 else f"the script exited with {code}{said}"
+
+
+def _signal(number: int) -> str:
+    with contextlib.suppress(ValueError):
+        return signal.Signals(number).name
+    return f"signal {number}"
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", errors="replace").replace("\r\n", "\n")

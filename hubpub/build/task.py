@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
+from hubpub.errors import OnnxFileError, StepError
 from hubpub.store import FileDigest, Store
+
+_Failure = TypeVar("_Failure", OnnxFileError, StepError)
 
 EVERYTHING = "*"
 """Path of a `Ref` that means all outputs of a task."""
@@ -57,6 +60,14 @@ class Outcome:
     observed: dict[str, Any] = field(default_factory=dict)
 
 
+def named_for_the_reader(error: _Failure, where: str, *folders: Path) -> _Failure:
+    """``error`` at its place in the recipe, and without the folders that are gone when somebody reads it."""
+    text = f"{error.where}: {error.what}" if error.where else error.what
+    for folder in folders:
+        text = text.replace(f"{folder}/", "")
+    return type(error)(text, where=where, fix=error.fix)
+
+
 class Task(ABC):
     """One node of the plan."""
 
@@ -64,6 +75,8 @@ class Task(ABC):
     version: ClassVar[int] = 1
     libraries: tuple[str, ...] = ()
     """Distributions whose versions decide the bytes."""
+    trusted: ClassVar[bool] = True
+    """Never writes to its inputs, so that these may be hard links into the store (and so into releases)."""
 
     def __init__(self, name: str, inputs: Inputs, *, where: str, outputs: tuple[str, ...] | None = None) -> None:
         self.name = name

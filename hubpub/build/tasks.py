@@ -6,13 +6,14 @@ import json
 import shutil
 from typing import Any, ClassVar
 
-from hubpub.build.task import Inputs, Outcome, Room, Task
+from hubpub.build.task import Inputs, Outcome, Room, Task, named_for_the_reader
 from hubpub.corpus.corpus import Corpus
 from hubpub.corpus.disjoint import check_disjoint
 from hubpub.corpus.prepare import LIBRARIES as CORPUS_LIBRARIES
 from hubpub.corpus.prepare import VERSION as CORPUS_VERSION
 from hubpub.corpus.prepare import prepare
 from hubpub.corpus.spec import CorpusSpec
+from hubpub.errors import OnnxFileError, StepError
 from hubpub.measure.clients.base import Client
 from hubpub.measure.machine import machine
 from hubpub.measure.measurement import Measurement
@@ -20,7 +21,6 @@ from hubpub.measure.result import RunResult
 from hubpub.measure.run import run_client
 from hubpub.recipe import RunSpec
 from hubpub.transform.base import Transform
-
 
 MEASUREMENTS, OBSERVED = "measurements.json", "observed.json"
 
@@ -50,7 +50,10 @@ class TransformTask(Task):
 
     def run(self, room: Room) -> Outcome:
         """Apply it."""
-        return Outcome(self.transform.apply(room.inputs / self.primary, room.outputs / self.target, room.progress))
+        try:
+            return Outcome(self.transform.apply(room.inputs / self.primary, room.outputs / self.target, room.progress))
+        except (OnnxFileError, StepError) as error:
+            raise named_for_the_reader(error, self.where, room.inputs, room.outputs) from error
 
 
 class CorpusTask(Task):
@@ -146,6 +149,7 @@ class MetricsTask(Task):
     def identity(self) -> dict[str, Any]:
         """The metrics, and what is compared with what."""
         return {
+            "run": self.run_name,
             "metrics": [metric.model_dump(mode="json") for metric in self.metrics],
             "reference": self.spec.reference,
             "against": list(self.against),
@@ -154,8 +158,9 @@ class MetricsTask(Task):
     def run(self, room: Room) -> Outcome:
         """Take them."""
         corpus = Corpus.load(room.inputs / "corpus")
-        run = RunResult.load(room.inputs / "run")
-        others = {name: RunResult.load(room.inputs / "others" / name) for name in self.against}
+        # Runs that do the same share one result, which bears one of their names.
+        run = _named(RunResult.load(room.inputs / "run"), self.run_name)
+        others = {name: _named(RunResult.load(room.inputs / "others" / name), name) for name in self.against}
         found: list[Measurement] = []
         for metric in self.metrics:
             reference = others.get(self.spec.reference or "")
@@ -169,3 +174,7 @@ class MetricsTask(Task):
                 json.dumps(data, ensure_ascii=False, sort_keys=True, indent=1) + "\n", "utf-8"
             )
         return Outcome({"measurements": len(found)})
+
+
+def _named(result: RunResult, name: str) -> RunResult:
+    return result.model_copy(update={"job": result.job.model_copy(update={"run": name})})

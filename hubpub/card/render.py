@@ -55,7 +55,17 @@ def render_card(manifest: Manifest, card: Mapping[str, Any], template: Path) -> 
 
 def front_matter(manifest: Manifest, card: Mapping[str, Any]) -> str:
     """The metadata block that the Hub reads."""
-    fields = ("license", "language", "base_model", "base_model_relation", "library_name", "pipeline_tag", "tags")
+    fields = (
+        "license",
+        "license_name",
+        "license_link",
+        "language",
+        "base_model",
+        "base_model_relation",
+        "library_name",
+        "pipeline_tag",
+        "tags",
+    )
     data = {
         field: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
         for field in fields

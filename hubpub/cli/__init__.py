@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import sys
 
 import typer
 
 from hubpub import __version__
 from hubpub.cli import build, cache, check, lock, plan, schema, verify
+from hubpub.cli.common import print_json
 from hubpub.errors import HubpubError
 
 app = typer.Typer(
@@ -43,17 +46,36 @@ app.command("schema")(schema.schema)
 app.add_typer(cache.app, name="cache")
 
 
+class _InterruptedError(BaseException):
+    """Ctrl-C. Not KeyboardInterrupt: typer catches that and ends without a word."""
+
+
 def main() -> None:
     """Entry point: errors become one clear line each on stderr, and the exit code says which kind."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         app()
     except HubpubError as error:
-        for line in str(error).splitlines():
+        lines = [_printable(line) for line in str(error).splitlines()]
+        for line in lines:
             print(f"hubpub: {line}", file=sys.stderr)
+        if "--json" in sys.argv:
+            print_json({"ok": False, "exit_code": error.exit_code, "errors": lines})
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except _InterruptedError:
         print("hubpub: interrupted; what was done is kept, the same command goes on from there", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone
         sys.exit(141)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise _InterruptedError
+
+
+def _printable(line: str) -> str:
+    """Without what could drive a terminal: messages quote what scripts print and how strangers name their files."""
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line)
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in plain)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hubpub.cli.common import AsJson, CacheFolder, Locked, Only, Quiet, Variant, print_json, size
+from hubpub.cli.common import AsJson, CacheFolder, Locked, Only, Quiet, Variant, print_json, shown, size
 from hubpub.cli.progress import reporter
 
 
@@ -56,7 +56,7 @@ def build(
             variant=variant,
         )
     verdicts = built.manifest.all_verdicts()
-    same = None if release is None else release.digest == built.manifest.digest
+    same = None if release is None or built.manifest.partial else release.digest == built.manifest.digest
     if json:
         print_json(
             {
@@ -77,7 +77,7 @@ def build(
         state = "unchanged" if built.unchanged else "finished"
         total = sum(file.size for file in built.manifest.files.values())
         typer.echo(
-            f"{state}: {built.folder}, {len(built.manifest.files)} files, {size(total)}; "
+            f"{state}: {shown(built.folder)}, {len(built.manifest.files)} files, {size(total)}; "
             f"{len(built.ran)} steps run, {len(built.cached)} cached, {size(built.bytes_fetched)} fetched"
         )
         if same is not None:

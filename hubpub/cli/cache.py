@@ -47,7 +47,7 @@ def list_(cache: CacheFolder = None, json: AsJson = False) -> None:
 
 
 @app.command()
-def verify(cache: CacheFolder = None, json: AsJson = False) -> None:
+def verify(cache: CacheFolder = None, json: AsJson = False, quiet: Quiet = False) -> None:
     """Read every byte of the cache; what is damaged is removed and made anew by the next build.
 
     Example: hubpub cache verify
@@ -58,7 +58,7 @@ def verify(cache: CacheFolder = None, json: AsJson = False) -> None:
         damage = list(store.verify())
     if json:
         print_json({"ok": not damage, "damage": [vars(each) for each in damage]})
-    else:
+    elif not quiet:
         for each in damage:
             typer.echo(f"{each.what}: {each.why}")
         typer.echo("ok" if not damage else f"{len(damage)} removed")

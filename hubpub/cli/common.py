@@ -27,6 +27,11 @@ def print_json(data: Any) -> None:
     typer.echo(json.dumps(data, indent=1, ensure_ascii=False))
 
 
+def shown(path: Path) -> str:
+    """``path`` from the working folder, where it lies below that."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
 def size(count: int) -> str:
     """Bytes for people."""
     from hubpub.card.figures import size as written

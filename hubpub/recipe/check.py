@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path, PurePosixPath
@@ -10,10 +11,16 @@ from pathlib import Path, PurePosixPath
 from hubpub.errors import Problem, nearest
 from hubpub.gate import GateSpec, impossible
 from hubpub.recipe.document import Document, Loc
-from hubpub.recipe.model import Recipe, RunSpec
+from hubpub.recipe.model import PATTERNS, REFERENCE, Recipe, RunSpec
 
-RESERVED = ("README.md", "hubpub.json", "recipe")
-"""Names at the top of a release that hubpub writes itself."""
+RESERVED = ("readme.md", "hubpub.json", "recipe", "measurements")
+"""Names at the top of a release that hubpub writes itself, case folded."""
+
+RESERVED_STEPS = ("disjointness",)
+"""Names of steps that hubpub adds itself."""
+
+_MAX_SEGMENT, _MAX_PATH = 255, 1024
+"""Bytes: NAME_MAX of common file systems, PATH_MAX of macOS."""
 
 
 def check(recipe: Recipe, document: Document, folder: Path) -> list[Problem]:
@@ -37,17 +44,23 @@ def template_file(folder: Path, name: str) -> Path | None:
 
 def unsafe_path(path: str) -> str | None:
     """Why ``path`` may not be used as a name below a folder of ours; None if it may."""
+    parts = path.split("/")
+    try:
+        lengths = [len(part.encode()) for part in parts]
+    except UnicodeEncodeError:
+        return "is not valid Unicode"
     if "\\" in path or "\0" in path:
         return "holds a backslash or a NUL"
-    if path.startswith("/") or PurePosixPath(path).is_absolute() or path[1:2] == ":":
+    if any(unicodedata.category(char) == "Cc" for char in path):
+        return "holds a control character"
+    if path.startswith("/") or path[1:2] == ":":
         return "is absolute"
-    parts = path.split("/")
     if ".." in parts:
         return "leaves its folder"
     if "" in parts or "." in parts:
         return "has an empty or `.` part"
-    if any(ord(char) < 32 for char in path):
-        return "holds a control character"
+    if max(lengths) > _MAX_SEGMENT or sum(lengths) + len(parts) > _MAX_PATH:
+        return "is too long for a file name"
     return None
 
 
@@ -55,13 +68,18 @@ def _names(recipe: Recipe, _: Path) -> Found:
     for name in recipe.steps:
         if name in recipe.sources:
             yield ("steps", name), "is the name of a source already"
+    for section, names in (("sources", recipe.sources), ("steps", recipe.steps)):
+        for name in RESERVED_STEPS:
+            if name in names:
+                yield (section, name), "is the name of a step that hubpub adds itself; choose another"
 
 
 def _references(recipe: Recipe, _: Path) -> Found:
     for loc, reference in _all_references(recipe):
-        origin, path = reference.split("/", 1)
-        why = unsafe_path(path)
-        if why:
+        origin, slash, path = reference.partition("/")
+        if not slash:
+            yield loc, f"{reference!r} is not {PATTERNS[REFERENCE]}"
+        elif why := unsafe_path(path):
             yield loc, f"{reference!r} {why}"
         elif origin in recipe.steps:
             if path not in recipe.steps[origin].outputs:
@@ -93,23 +111,38 @@ def _all_references(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
 
 def _local_files(recipe: Recipe, folder: Path) -> Found:
     for name, step in recipe.steps.items():
-        for field, path in (
-            ("script", step.script),
-            ("requirements", requirements_path(step.script, step.requirements)),
-        ):
-            why = unsafe_path(path)
-            if why:
-                yield ("steps", name, field), f"{path!r} {why}"
-            elif not (folder / path).is_file():
-                yield ("steps", name, field), f"{path!r} is not a file beside the recipe"
-            elif not (folder / path).resolve().is_relative_to(folder.resolve()):
-                yield ("steps", name, field), f"{path!r} is a link that leaves the recipe's folder"
-        for target in (*step.inputs, *step.outputs):
-            if why := unsafe_path(target):
-                yield ("steps", name), f"{target!r} {why}"
-        for paths in (tuple(step.inputs), step.outputs):
-            for loc, message in _clashes(("steps", name), paths):
-                yield loc, message
+        loc: Loc = ("steps", name)
+        why = _not_beside(folder, step.script)
+        if why:
+            yield (*loc, "script"), f"{step.script!r} {why}"
+        if step.requirements is not None or not why:
+            requirements = requirements_path(step.script, step.requirements)
+            if why := _not_beside(folder, requirements):
+                yield (*loc, "requirements"), f"{requirements!r} {why}"
+        inputs: list[tuple[Loc, str]] = [((*loc, "inputs", target), target) for target in step.inputs]
+        outputs: list[tuple[Loc, str]] = [((*loc, "outputs", index), path) for index, path in enumerate(step.outputs)]
+        yield from _unsafe(inputs + outputs)
+        yield from _clashes(inputs)
+        yield from _clashes(outputs)
+
+
+def _not_beside(folder: Path, path: str) -> str | None:
+    if why := unsafe_path(path):
+        return why
+    try:
+        if not (folder / path).is_file():
+            return "is not a file beside the recipe"
+        if not (folder / path).resolve().is_relative_to(folder.resolve()):
+            return "is a link that leaves the recipe's folder"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return None
+
+
+def _unsafe(paths: Iterable[tuple[Loc, str]]) -> Found:
+    for loc, path in paths:
+        if why := unsafe_path(path):
+            yield loc, f"{path!r} {why}"
 
 
 def requirements_path(script: str, declared: str | None) -> str:
@@ -118,50 +151,66 @@ def requirements_path(script: str, declared: str | None) -> str:
 
 
 def _published_paths(recipe: Recipe, _: Path) -> Found:
-    for path in recipe.files:
-        loc: Loc = ("files", path)
-        why = unsafe_path(path)
-        if why:
-            yield loc, f"{path!r} {why}"
-        elif path.split("/")[0] in RESERVED:
+    paths: list[tuple[Loc, str]] = [(("files", path), path) for path in recipe.files]
+    yield from _unsafe(paths)
+    for loc, path in paths:
+        if path.split("/")[0].casefold() in RESERVED:
             yield loc, f"{path.split('/')[0]!r} is written by hubpub itself"
-    yield from _clashes(("files",), tuple(recipe.files))
+    yield from _clashes(paths)
 
 
-def _clashes(loc: Loc, paths: tuple[str, ...]) -> Found:
+def _clashes(paths: Sequence[tuple[Loc, str]]) -> Found:
     """Names that some file system cannot hold side by side."""
-    folded: dict[str, str] = {}
-    for path in paths:
-        other = folded.setdefault(path.casefold(), path)
-        if other is not path:
-            yield (*loc, path), f"two files are called {path!r}" + (f" ({other!r} but for case)" * (other != path))
-    folders = {str(parent).casefold(): path for path in paths for parent in PurePosixPath(path).parents}
-    for path in paths:
-        if path.casefold() in folders:
-            yield (*loc, path), f"{path!r} is a file here and a folder of {folders[path.casefold()]!r}"
+    files: dict[str, str] = {}
+    for loc, path in paths:
+        if (folded := _folded(path)) in files:
+            other = files[folded]
+            yield loc, f"two files are called {path!r}" + (f" ({other!r} on some systems)" if other != path else "")
+        files.setdefault(folded, path)
+    folders = {str(parent): path for folded, path in files.items() for parent in PurePosixPath(folded).parents}
+    for loc, path in paths:
+        if (inside := folders.get(_folded(path))) is not None:
+            yield loc, f"{path!r} is a file here and a folder of {inside!r}"
+
+
+def _folded(path: str) -> str:
+    """The same for names that are one where case or Unicode form is ignored, as on macOS."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
 def _cycles(recipe: Recipe, _: Path) -> Found:
-    graph = {
-        name: {origin for reference in step.inputs.values() if (origin := reference.split("/", 1)[0]) in recipe.steps}
-        for name, step in recipe.steps.items()
+    inputs = {
+        name: [reference.split("/", 1)[0] for reference in step.inputs.values()] for name, step in recipe.steps.items()
     }
-    yield from _cycle("steps", graph)
-    runs = {name: {run.reference} - {None} for name, run in recipe.measure.items()}
-    yield from _cycle("measure", {name: {str(other) for other in others} for name, others in runs.items()})
+    yield from _cycle("steps", inputs)
+    runs = {name: [run.reference] if run.reference else [] for name, run in recipe.measure.items()}
+    for gate in recipe.gates:
+        name, other = gate.measure.split("/")[0], (gate.against or "").split("/")[0]
+        if name in runs and other != name:
+            runs[name].append(other)
+    yield from _cycle("measure", runs)
 
 
-def _cycle(section: str, graph: dict[str, set[str]]) -> Found:
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        ring = error.args[1]
-        yield (section, ring[0]), f"depends on itself: {' → '.join(reversed(ring))}"
+def _cycle(section: str, needs: dict[str, list[str]]) -> Found:
+    graph = {name: [other for other in dict.fromkeys(others) if other in needs] for name, others in needs.items()}
+    while True:
+        try:
+            TopologicalSorter(graph).prepare()
+        except CycleError as error:
+            ring: list[str] = error.args[1][::-1]
+            start = min(ring, key=list(needs).index)
+            at = ring.index(start)
+            ring = [*ring[at:-1], *ring[:at], start]
+            yield (section, start), f"depends on itself: {' → '.join(ring)}"
+            graph[ring[0]].remove(ring[1])  # the next cycle, if there is one
+        else:
+            return
 
 
 def _runs(recipe: Recipe, _: Path) -> Found:
     for name, run in recipe.measure.items():
         loc: Loc = ("measure", name)
+        yield from _run_names(recipe, name)
         corpus = recipe.corpora.get(run.corpus)
         if corpus is None:
             yield (*loc, "corpus"), f"there is no corpus {run.corpus!r}{nearest(run.corpus, recipe.corpora)}"
@@ -175,7 +224,11 @@ def _runs(recipe: Recipe, _: Path) -> Found:
         elif run.reference is not None and recipe.measure[run.reference].corpus != run.corpus:
             other = recipe.measure[run.reference].corpus
             yield (*loc, "reference"), f"{run.reference!r} runs over {other!r}, this one over {run.corpus!r}"
+        given: set[str] = set()
         for index, metric in enumerate(run.metric_specs()):
+            if twice := given.intersection(metric.gives):
+                yield (*loc, "metrics", index), f"{', '.join(sorted(twice))} is measured by this run already"
+            given.update(metric.gives)
             if metric.needs_against and run.reference is None:
                 yield (*loc, "metrics", index), f"{metric.metric} compares with another run: name it under `reference`"
             if corpus is not None and metric.metric in ("wer", "cer"):
@@ -184,31 +237,50 @@ def _runs(recipe: Recipe, _: Path) -> Found:
                     yield (*loc, "metrics", index), f"{metric.metric} needs transcripts, and {run.corpus!r} has none"
 
 
+def _run_names(recipe: Recipe, name: str) -> Found:
+    """What a run leaves in the release is called after it."""
+    if name.casefold().endswith(".timings"):
+        yield ("measure", name), "ends in .timings, as the file with the timings of another run may"
+    for other in recipe.measure:
+        if other == name:
+            return
+        if other.casefold() == name.casefold():
+            yield ("measure", name), f"differs from run {other!r} by case only; both leave files called after them"
+
+
 def _gates(recipe: Recipe, _: Path) -> Found:
     for index, gate in enumerate(recipe.gates):
-        for field, figure in (("measure", gate.measure), ("against", gate.against)):
-            if figure is None:
-                continue
-            name, _slash, metric = figure.partition("/")
-            run = recipe.measure.get(name)
-            if run is None:
-                yield ("gates", index, field), f"there is no run {name!r}{nearest(name, recipe.measure)}"
-            elif metric not in (known := [figure for spec in run.metric_specs() for figure in spec.gives]):
-                hint = nearest(metric, known) or f"; it measures {', '.join(known)}"
-                yield ("gates", index, field), f"run {name!r} does not measure {metric!r}{hint}"
+        sides = [(field, figure) for field, figure in (("measure", gate.measure), ("against", gate.against)) if figure]
+        wrong: list[tuple[Loc, str]] = [
+            (("gates", index, field), why) for field, figure in sides if (why := _no_figure(recipe, figure))
+        ]
+        yield from wrong
         if reason := _impossible(recipe, gate):
             yield ("gates", index), f"can never pass: {reason}"
-        if gate.against is not None:
-            run = recipe.measure.get(gate.measure.partition("/")[0])
-            other = gate.against.partition("/")[0]
-            if run is not None and other in recipe.measure and recipe.measure[other].corpus != run.corpus:
+        if gate.against is not None and not wrong:
+            (mine, metric), (other, other_metric) = gate.measure.split("/"), gate.against.split("/")
+            if metric != other_metric:
+                yield ("gates", index, "against"), f"{metric} is not compared with {other_metric}"
+            if recipe.measure[mine].corpus != recipe.measure[other].corpus:
                 yield ("gates", index, "against"), "the two runs are over different corpora, so no pairs can be made"
+
+
+def _no_figure(recipe: Recipe, key: str) -> str | None:
+    """Why no ``run/metric`` of this name will be there to judge."""
+    name, metric = key.split("/")
+    if name not in recipe.measure:
+        return f"there is no run {name!r}{nearest(name, recipe.measure)}"
+    known = [figure for spec in recipe.measure[name].metric_specs() for figure in spec.gives]
+    if metric not in known:
+        return f"run {name!r} does not measure {metric!r}" + (
+            nearest(metric, known) or f"; it measures {', '.join(known)}"
+        )
+    return None
 
 
 def _impossible(recipe: Recipe, gate: GateSpec) -> str | None:
     """Why a gate cannot pass, as far as the recipe's own texts tell; texts in files are counted by the build."""
-    name, _, figure = gate.measure.partition("/")
-    run = recipe.measure.get(name)
+    run = recipe.measure.get(gate.measure.partition("/")[0])
     corpus = recipe.corpora.get(run.corpus) if run else None
     if run is None or corpus is None or any(clip.text_from is not None for clip in corpus.clips):
         return None
@@ -216,7 +288,7 @@ def _impossible(recipe: Recipe, gate: GateSpec) -> str | None:
 
 
 def impossible_gate(gate: GateSpec, run: RunSpec, texts: Sequence[str | None]) -> str | None:
-    """Why ``gate`` on ``run`` can never pass on clips with these transcripts; None if it can, or only a run can tell."""
+    """Why ``gate`` on ``run`` can never pass on clips with these texts; None if it can, or only a run can tell."""
     figure = gate.measure.partition("/")[2]
     metric = next((metric for metric in run.metric_specs() if figure in metric.gives), None)
     units = metric.units(texts) if metric else None
@@ -224,5 +296,8 @@ def impossible_gate(gate: GateSpec, run: RunSpec, texts: Sequence[str | None]) -
 
 
 def _template(recipe: Recipe, folder: Path) -> Found:
-    if template_file(folder, recipe.card.template) is None:
+    file = template_file(folder, recipe.card.template)
+    if file is None:
         yield ("card", "template"), f"there is no templates/{recipe.card.template}.md.j2 beside or above the recipe"
+    elif not file.resolve().is_relative_to(file.parent.parent.resolve()):
+        yield ("card", "template"), f"{file.name} is a link that leaves the folder of the templates"

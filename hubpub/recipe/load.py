@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from hubpub.errors import RecipeError, nearest
+from hubpub.errors import Problem, RecipeError, nearest
 from hubpub.recipe.check import check
 from hubpub.recipe.document import Document, Loc, dotted, read_document
-from hubpub.recipe.model import Recipe
+from hubpub.recipe.model import PATTERNS, Recipe
+from hubpub.recipe.schema import branches, descend, properties, recipe_schema
 from hubpub.recipe.variants import expand
 
 
@@ -53,88 +53,100 @@ def load_recipe(path: Path) -> LoadedRecipe:
     """
     document, owners = expand(read_document(path))
     try:
-        recipe = Recipe.model_validate(document.data)
+        recipe = _validate(document)
     except ValidationError as error:
-        problems = [document.problem(*_explain(details)) for details in error.errors(include_url=False)]
-        raise RecipeError(sorted(set(problems), key=lambda problem: (problem.line, problem.column))) from error
+        raise RecipeError(_problems(error, document)) from error
     problems = check(recipe, document, path.parent)
     if problems:
         raise RecipeError(problems)
     return LoadedRecipe(recipe, path, document, owners)
 
 
-def _explain(details: ErrorDetails) -> tuple[Loc, str]:
-    """Place and message of one pydantic error, in words that need no pydantic."""
-    loc, schema = _follow([part for part in details["loc"] if part != "[key]"])
-    kind, value = details["type"], details["input"]
-    if kind == "extra_forbidden":
-        known = sorted(_properties(schema))
-        suggestion = nearest(str(loc[-1]), known) or f"; known here: {', '.join(known)}"
-        return loc, f"unknown key{suggestion}"
-    if kind == "missing":
-        return loc, "is missing"
-    if kind == "string_type" and isinstance(value, int | float):
-        return loc, f"must be text: put it in quotes, '{value}'"
-    if kind in ("literal_error", "enum", "union_tag_invalid"):
-        expected = details.get("ctx", {}).get("expected") or details.get("ctx", {}).get("expected_tags", "")
-        words = [word.strip(" '") for word in str(expected).replace(" or ", ", ").split(",")]
-        tag = details.get("ctx", {}).get("tag", value)
-        return loc, f"{tag!r} is not one of {', '.join(words)}{nearest(str(tag), words)}"
-    if kind == "union_tag_not_found":
-        return loc, f"the key {details.get('ctx', {}).get('discriminator', '')} is missing: it says which kind this is"
+def _validate(document: Document) -> Recipe:
+    """Build the models; a number that came from a lone placeholder becomes text where text is wanted."""
+    try:
+        return Recipe.model_validate(document.data)
+    except ValidationError as error:
+        wanted = [_follow(details["loc"], document.data)[0] for details in error.errors() if _wants_text(details)]
+        if not document.lone.intersection(wanted):
+            raise
+        for loc in document.lone.intersection(wanted):
+            holder = document.data
+            for part in loc[:-1]:
+                holder = holder[part]
+            holder[loc[-1]] = document.written[loc]
+        return Recipe.model_validate(document.data)
+
+
+def _wants_text(details: ErrorDetails) -> bool:
+    return details["type"] == "string_type"
+
+
+def _problems(error: ValidationError, document: Document) -> list[Problem]:
+    explained = [_explain(details, document) for details in error.errors(include_url=False)]
+    # pydantic counts the valid entries only, so a list of bad ones is also called too short.
+    deeper = {loc[:length] for loc, _, _ in explained for length in range(len(loc))}
+    found = {document.problem(loc, said) for loc, kind, said in explained if kind != "too_short" or loc not in deeper}
+    return sorted(found, key=lambda problem: (problem.line, problem.column, problem.field, problem.message))
+
+
+def _explain(details: ErrorDetails, document: Document) -> tuple[Loc, str, str]:
+    """Place, kind and message of one pydantic error, in words that need no pydantic."""
+    loc, known = _follow(details["loc"], document.data)
+    return loc, details["type"], _say(details, loc, known, document)
+
+
+def _say(details: ErrorDetails, loc: Loc, known: set[str], document: Document) -> str:
+    kind, value, context = details["type"], details["input"], details.get("ctx", {})
+    match kind:
+        case "extra_forbidden":
+            return "unknown key" + (nearest(str(loc[-1]), known) or f"; known here: {', '.join(sorted(known))}")
+        case "missing":
+            return "is missing"
+        case "string_type" if value is None:
+            return "must be text, and nothing stands here"
+        case "string_type" if isinstance(value, int | float):
+            return f"must be text: put it in quotes, '{document.written.get(loc, value)}'"
+        case "string_type":
+            return "must be text"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return "must be a mapping (`key: value`)"
+        case "tuple_type" | "list_type":
+            return "must be a list"
+        case "too_short" | "too_long":
+            bound = f"at least {context['min_length']}" if kind == "too_short" else f"at most {context['max_length']}"
+            return f"must have {bound} entries"
+        case "string_pattern_mismatch" if context.get("pattern") in PATTERNS:
+            return f"{value!r} is not {PATTERNS[context['pattern']]}"
+        case "literal_error" | "enum" | "union_tag_invalid":
+            expected = str(context.get("expected", context.get("expected_tags")))
+            words = [word.strip(" '") for word in expected.replace(" or ", ", ").split(",")]
+            chosen = str(context.get("tag", value))
+            return f"{chosen!r} is not one of {', '.join(words)}{nearest(chosen, words)}"
+        case "union_tag_not_found":
+            return f"the key {context.get('discriminator', '')} is missing: it says which kind this is"
     message = details["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    shown = (
-        "" if isinstance(value, dict | list) or value is None or kind.startswith("value_error") else f", got {value!r}"
-    )
-    return loc, message[:1].lower() + message[1:] + shown[:100]
+    if isinstance(value, str | int | float) and kind not in ("value_error", "clip", "source_kind"):
+        message += f", got {str(document.written.get(loc, repr(value)))[:100]}"
+    return message[:1].lower() + message[1:]
 
 
-@cache
-def recipe_schema() -> dict[str, Any]:
-    """JSON Schema of a recipe."""
-    schema = Recipe.model_json_schema(by_alias=True)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "hubpub recipe", **schema}
-
-
-def _follow(loc: Sequence[str | int]) -> tuple[Loc, list[dict[str, Any]]]:
-    """Drop from pydantic's location the names of union branches, which the recipe does not contain.
+def _follow(loc: Sequence[str | int], data: Any) -> tuple[Loc, set[str]]:
+    """Drop from pydantic's location what is not in the recipe: the names of union members, and its mark of a key.
 
     Returns:
-        The location in the recipe, and the schemas of the value that holds its last part.
+        The location in the recipe, and the keys that the schema knows beside its last part.
     """
-    schemas = [recipe_schema()]
+    schemas: list[dict[str, Any]] = [recipe_schema()]
     kept: list[str | int] = []
-    holder = schemas
+    known: set[str] = set()
     for index, part in enumerate(loc):
-        below = [step for schema in _branches(schemas) for step in _descend(schema, part)]
-        if below or index == len(loc) - 1:
+        here = branches(schemas, data)
+        held = part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int)
+        if held or (index == len(loc) - 1 and part in properties(here)):
             kept.append(part)
-            holder, schemas = schemas, below
-    return tuple(kept), holder
-
-
-def _branches(schemas: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Resolve references and unions."""
-    found: list[dict[str, Any]] = []
-    for schema in schemas:
-        if "$ref" in schema:
-            found += _branches([recipe_schema()["$defs"][schema["$ref"].rsplit("/", 1)[1]]])
-        elif "anyOf" in schema or "oneOf" in schema:
-            found += _branches([*schema.get("anyOf", []), *schema.get("oneOf", [])])
-        else:
-            found.append(schema)
-    return found
-
-
-def _descend(schema: dict[str, Any], part: str | int) -> list[dict[str, Any]]:
-    if isinstance(part, int):
-        items = schema.get("items") or (schema.get("prefixItems", []) + [None] * (part + 1))[part]
-        return [items] if isinstance(items, dict) else []
-    if part in schema.get("properties", {}):
-        return [schema["properties"][part]]
-    keyed = [*schema.get("patternProperties", {}).values(), schema.get("additionalProperties")]
-    return [value for value in keyed if isinstance(value, dict)]
-
-
-def _properties(schemas: list[dict[str, Any]]) -> set[str]:
-    return {name for schema in _branches(schemas) for name in schema.get("properties", {})}
+            known = properties(here)
+            schemas = descend(here, part)
+            inside = isinstance(data, dict) or (isinstance(data, list) and isinstance(part, int) and part < len(data))
+            data = data[part] if held and inside else None
+    return tuple(kept), known

@@ -9,6 +9,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hubpub.errors import LockError, nearest
+from hubpub.recipe.check import unsafe_path
+from hubpub.recipe.document import one_line
 from hubpub.source import LockedSource
 from hubpub.store import write_atomic
 
@@ -18,7 +20,7 @@ class Lock(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: Literal[1] = 1
+    version: Literal[1]
     sources: dict[str, LockedSource]
 
     def text(self) -> str:
@@ -45,13 +47,22 @@ def read_lock(recipe: Path) -> Lock | None:
         return None
     except OSError as error:
         raise LockError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    again = "run `hubpub lock` to write it anew"
     try:
-        return Lock.model_validate_json(raw)
+        lock = Lock.model_validate_json(raw)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        what = f"is not a lock file: {place}: {first['msg']}" if place else f"is not a lock file: {first['msg']}"
-        raise LockError(what, where=str(path), fix="run `hubpub lock` to write it anew") from error
+        place = "".join(f"{part}: " for part in first["loc"])
+        what = one_line(f"is not a lock file: {place}{first['msg']}")
+        if first["loc"] == ("version",):
+            what = one_line(f"is of version {first['input']!r}, and this hubpub knows 1")
+        raise LockError(what, where=str(path), fix=again) from error
+    for name, source in lock.sources.items():
+        for file in source.files:
+            if why := unsafe_path(file):
+                what = one_line(f"is damaged: source {name}: {file!r} {why}")
+                raise LockError(what, where=str(path), fix=again)
+    return lock
 
 
 def write_lock(recipe: Path, lock: Lock) -> Path:

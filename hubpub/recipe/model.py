@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, model_validator
 
 from hubpub.corpus.spec import CorpusSpec
 from hubpub.gate import GateSpec
 from hubpub.measure.clients import AnyClient
 from hubpub.measure.metrics import AnyMetric, MetricName
 from hubpub.measure.metrics.base import Metric
+from hubpub.recipe.hub_metadata import HubTag, Language, License, PipelineTag, RepoId
 from hubpub.source import HubSource, LocalSource, PypiSource
+from hubpub.transform.fp16 import Fp16
 from hubpub.transform.shard import Shard
 
-Transform = Shard
+Transform = Annotated[Shard | Fp16, Field(discriminator="transform")]
 """The union of transformations, told apart by ``transform``: a new one adds a line here."""
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+REFERENCE = r"^[A-Za-z0-9][A-Za-z0-9._-]*/.+$"
+PATTERNS = {
+    NAME: "a name: letters, digits, and after the first of them also . _ -",
+    REFERENCE: "a file written as <source or step>/<path in it>",
+}
+"""What errors say instead of the patterns."""
+
+Name = Annotated[str, Field(pattern=NAME, max_length=80)]
 """Name of a source, step, corpus, run or variant."""
 
-Reference = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/.+$", max_length=400)]
+Reference = Annotated[str, Field(pattern=REFERENCE, max_length=400)]
 """A file: ``<source or step>/<path within it>``."""
 
 FilePath = Annotated[str, Field(min_length=1, max_length=400)]
@@ -34,12 +44,13 @@ class Model(BaseModel):
 
 
 def _source_kind(value: Any) -> str | None:
-    keys = value if isinstance(value, dict) else vars(value)
-    return next((kind for kind in ("pypi", "hub", "path") if kind in keys), None)
+    keys = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    # In brackets, because the tags show in pydantic's locations, where they must not be taken for the keys.
+    return next((f"<{kind}>" for kind in ("pypi", "hub", "path") if kind in keys), None)
 
 
 Source = Annotated[
-    Annotated[PypiSource, Tag("pypi")] | Annotated[HubSource, Tag("hub")] | Annotated[LocalSource, Tag("path")],
+    Annotated[PypiSource, Tag("<pypi>")] | Annotated[HubSource, Tag("<hub>")] | Annotated[LocalSource, Tag("<path>")],
     Discriminator(
         _source_kind,
         custom_error_type="source_kind",
@@ -63,7 +74,9 @@ class ScriptStep(Model):
     )
     args: tuple[str, ...] = Field((), description="arguments of the script")
     outputs: tuple[FilePath, ...] = Field(min_length=1, description="the files, below outputs/, that it must write")
-    timeout_minutes: float = Field(120, gt=0, description="the script is stopped after this time, minutes")
+    timeout_minutes: float = Field(
+        120, gt=0, allow_inf_nan=False, description="the script is stopped after this time, minutes"
+    )
 
 
 class FileRule(Model):
@@ -96,7 +109,7 @@ class RunSpec(Model):
 
     files: tuple[FilePath, ...] = Field(min_length=1, description="published files (globs) that the client is given")
     via: AnyClient = Field(description="the client that loads them, and its options")
-    corpus: Name
+    corpus: Name = Field(description="the corpus whose clips it is given; one for evaluation")
     metrics: tuple[MetricEntry, ...] = Field(min_length=1, description="names, or mappings with options")
     reference: Name | None = Field(None, description="the run that deltas, agreement and distances are taken against")
 
@@ -111,31 +124,53 @@ class CardSpec(Model):
     """The model card: its template, and what no measurement can say."""
 
     template: Name = Field(description="name of a Jinja template: templates/<name>.md.j2 beside or above the recipe")
-    title: str
+    title: str = Field(description="heading of the card")
     summary: str = Field(description="the opening paragraph; plain text or Markdown")
     sections: dict[str, str] = Field(default_factory=dict, description="heading → Markdown, after the tables")
-    license: str = Field(description="licence identifier as the Hub spells it")
-    language: tuple[str, ...] = Field(min_length=1)
-    base_model: tuple[str, ...] = Field((), description="owner/name of the upstream models on the Hub")
-    base_model_relation: Literal["quantized", "finetune", "adapter", "merge"] | None = None
-    library_name: str | None = None
-    pipeline_tag: str | None = None
-    tags: tuple[str, ...] = ()
+    license: License = Field(description="licence identifier as the Hub spells it")
+    license_name: str | None = Field(None, description="short name of the licence; only, and needed, with `other`")
+    license_link: str | None = Field(None, description="where its text is; only, and needed, with `other`")
+    language: tuple[Language, ...] = Field(
+        min_length=1, description="language codes as the Hub spells them, such as en"
+    )
+    base_model: tuple[RepoId, ...] = Field((), description="owner/name of the upstream models on the Hub")
+    base_model_relation: Literal["quantized", "finetune", "adapter", "merge"] | None = Field(
+        None, description="what the files are to the base models"
+    )
+    library_name: str | None = Field(None, description="the library that the Hub shows code for, such as onnx")
+    pipeline_tag: PipelineTag | None = Field(
+        None, description="the Hub's name of the task, which decides where it is listed"
+    )
+    tags: tuple[HubTag, ...] = Field((), description="further tags that the Hub finds it by")
+
+    @model_validator(mode="after")
+    def _other_is_explained(self) -> Self:
+        explained = (self.license_name is not None, self.license_link is not None)
+        if explained != (self.license == "other",) * 2:
+            raise ValueError("license_name and license_link go with the licence `other`, both of them")
+        return self
 
 
 class Recipe(Model):
     """A published repo, as source code."""
 
-    version: Literal[1]
-    name: Name
-    sources: dict[Name, Source] = Field(min_length=1)
-    variants: dict[Name, dict[str, str | int | float | bool]] = Field(default_factory=dict)
-    steps: dict[Name, ScriptStep] = Field(default_factory=dict)
-    files: dict[FilePath, FileEntry] = Field(min_length=1)
-    corpora: dict[Name, CorpusSpec] = Field(default_factory=dict)
-    measure: dict[Name, RunSpec] = Field(default_factory=dict)
-    gates: tuple[GateSpec, ...] = ()
-    card: CardSpec
+    version: Literal[1] = Field(description="version of the recipe format")
+    name: Name = Field(description="name of the release, and of its folder")
+    sources: dict[Name, Source] = Field(
+        min_length=1, description="where bytes come from, by the name used in references"
+    )
+    variants: dict[Name, dict[str, str | int | float | bool]] = Field(
+        default_factory=dict,
+        description="variant → its values; ${value} or ${variant} in steps, files, measure and gates stands for them",
+    )
+    steps: dict[Name, ScriptStep] = Field(default_factory=dict, description="scripts that make files from files")
+    files: dict[FilePath, FileEntry] = Field(
+        min_length=1, description="published path → the file kept there (<source or step>/<path>), or how it is made"
+    )
+    corpora: dict[Name, CorpusSpec] = Field(default_factory=dict, description="audio that is measured or calibrated on")
+    measure: dict[Name, RunSpec] = Field(default_factory=dict, description="runs of a client over a corpus")
+    gates: tuple[GateSpec, ...] = Field((), description="budgets; a release that misses one is not finished")
+    card: CardSpec = Field(description="the model card")
 
     def rule(self, path: str) -> FileRule:
         """The rule of a published file, the short form written out."""

@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,14 +80,15 @@ def storage_errors(doing: str) -> Iterator[None]:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write ``path`` (mode 0644) so that a reader sees the old bytes or the new ones, whatever dies meanwhile."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with storage_errors(f"write {path.name}"):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        temporary = Path(name)
         try:
-            with temporary.open("wb") as file:
-                os.fchmod(file.fileno(), 0o644)
+            with os.fdopen(handle, "wb") as file:
+                os.fchmod(handle, 0o644)
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                os.fsync(handle)
             temporary.replace(path)
             sync_folder(path.parent)
         finally:
@@ -113,47 +115,74 @@ def clone_file(source: Path, target: Path) -> bool:
 
 
 def copy_file(source: Path, target: Path, *, link: bool = False) -> None:
-    """Give ``target`` the bytes of ``source`` as cheaply as the file system can; ``target`` must not exist.
+    """Give ``target`` the bytes of ``source`` as cheaply as the file system can.
 
-    Tries a reflink, then (if ``link``) a hard link, then copies. A copy gets mode 0644.
+    Tries a reflink, then (if ``link``) a hard link, then copies. A copy gets mode 0644 and the modification time of
+    ``source``; half of one never stays behind, unless the process is killed.
+
+    Raises:
+        FileExistsError: ``target`` is there already; writing through it could change a blob that it is linked to.
     """
-    if clone_file(source, target):
-        target.chmod(0o644)
-        shutil.copystat(source, target)
-        return
-    if link:
-        with contextlib.suppress(OSError):
-            os.link(source, target)
-            return
-    shutil.copyfile(source, target)
+    if not clone_file(source, target):
+        if link:
+            try:
+                os.link(source, target)
+            except FileExistsError:
+                raise
+            except OSError:
+                pass  # another file system, or one without links
+            else:
+                return
+        with source.open("rb") as reader, target.open("xb") as writer:
+            try:
+                shutil.copyfileobj(reader, writer, CHUNK)
+            except BaseException:
+                target.unlink(missing_ok=True)
+                raise
+    stat = source.stat()
     target.chmod(0o644)
-    shutil.copystat(source, target)
+    os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def exchange(new: Path, live: Path) -> None:
     """Put the folder ``new`` in the place of ``live``; afterwards ``new`` holds what was there, or is gone.
 
     One atomic rename where the kernel can swap two names (Linux renameat2, macOS renameatx_np). Elsewhere two
-    renames: a process killed between them leaves ``live`` under its old name with ``.previous`` appended, and
-    `recover` puts it back.
+    renames: a process killed between them leaves what was there as ``.<live>.previous``, and `recover` puts it back.
     """
     if not live.exists():
         new.rename(live)
         return
+    if swap_names(new, live):
+        return
+    recover(live)
+    previous = _previous(live)
+    live.rename(previous)
+    try:
+        new.rename(live)
+    except OSError:
+        previous.rename(live)
+        raise
+    previous.rename(new)
+
+
+def swap_names(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False where the system cannot."""
     platform = "darwin" if sys.platform == "darwin" else "linux"
     libc = ctypes.CDLL(None, use_errno=True)
     swap = getattr(libc, "renameatx_np" if platform == "darwin" else "renameat2", None)
     here = _AT_FDCWD[platform]
-    if swap is not None and swap(here, os.fsencode(new), here, os.fsencode(live), _RENAME_EXCHANGE) == 0:
-        return
-    previous = live.with_name(f"{live.name}.previous")
-    live.rename(previous)
-    new.rename(live)
-    previous.rename(new)
+    return swap is not None and swap(here, os.fsencode(one), here, os.fsencode(other), _RENAME_EXCHANGE) == 0
 
 
 def recover(live: Path) -> None:
-    """Undo what a killed `exchange` left on a system that cannot swap names atomically."""
-    previous = live.with_name(f"{live.name}.previous")
-    if previous.exists() and not live.exists():
+    """Undo, or end, what a killed `exchange` left on a system that cannot swap names atomically."""
+    previous = _previous(live)
+    if live.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+    elif previous.exists():
         previous.rename(live)
+
+
+def _previous(live: Path) -> Path:
+    return live.with_name(f".{live.name}.previous")

@@ -10,17 +10,20 @@
       digests.sqlite          sha256 of files by (path, size, mtime, inode), so that nothing is read twice
 
 A blob may be hard-linked into a release folder. If somebody edits that file in place, its modification time no longer
-agrees with the remembered one: the blob is read again, found damaged, dropped, and made anew.
+agrees with the remembered one: the blob is read again, found damaged, dropped, and made anew. (An edit that keeps the
+size and puts the old time back goes unseen until `verify`, which reads everything.)
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
+import re
 import shutil
-import sqlite3
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -30,14 +33,15 @@ from typing import Any
 
 from hubpub.errors import DigestMismatch, StoreError
 from hubpub.store.files import FileDigest, copy_file, sha256_of, storage_errors, sync_file, sync_folder, write_atomic
+from hubpub.store.memory import DigestMemory, Stamp
 
-_HEX = frozenset("0123456789abcdef")
+_KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 def default_root() -> Path:
     """``HUBPUB_CACHE`` if set, else hubpub's folder in the platform's cache folder."""
     if named := os.environ.get("HUBPUB_CACHE"):
-        return Path(named).expanduser()
+        return Path(os.path.expanduser(named))  # noqa: PTH111 (the other one raises for an unknown ~user)
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("hubpub"))
@@ -65,7 +69,7 @@ class Store:
     """Blobs and step results below ``root``, which is created when missing."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root = root = root.absolute()
         self.downloads = root / "downloads"
         self.environments = root / "environments"
         with storage_errors("open the cache"):
@@ -76,7 +80,7 @@ class Store:
                 write_atomic(tag, b"Signature: 8a477f597d28d172789f06886806bc55\n# This folder is a cache of hubpub.\n")
             self._use = (root / "locks" / "in-use").open("a")  # shared while open: `collect` waits for all builds
             fcntl.flock(self._use, fcntl.LOCK_SH)
-        self._digests = _DigestMemory(root / "digests.sqlite")
+        self._digests = DigestMemory(root / "digests.sqlite")
         self._sweep()
 
     def close(self) -> None:
@@ -94,14 +98,7 @@ class Store:
 
     def has(self, sha256: str) -> bool:
         """Whether the blob is here, undamaged as far as size, time and inode tell."""
-        path = self._blob(sha256)
-        if not path.exists():
-            return False
-        if self.digest(path).sha256 == sha256:
-            return True
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()  # edited in place through a hard link: never serve it
-        return False
+        return self._intact(self._blob(sha256)) is not None
 
     def path(self, sha256: str) -> Path:
         """Where the blob's bytes can be read.
@@ -109,69 +106,90 @@ class Store:
         Raises:
             StoreError: it is not here, or its bytes were changed.
         """
-        if not self.has(sha256):
+        path = self._blob(sha256)
+        if self._intact(path) is None:
             raise StoreError(f"blob {sha256} is not in the cache", where=str(self.root), fix="run the build again")
-        return self._blob(sha256)
+        with storage_errors(f"read {path.name}"), path.open("rb", buffering=0) as file:
+            file.read(1)  # a link to it may be all that is made: `collect` goes by the time of the last reading
+        return path
 
     def put(self, path: Path, *, expected: FileDigest | None = None) -> FileDigest:
         """Move the finished file ``path`` (on the store's file system) into the store.
 
         Raises:
             DigestMismatch: the bytes are not the ``expected`` ones; the file is left where it is.
+            StoreError: it is not a regular file, somebody still writes to it, or the disk refuses.
         """
         with storage_errors("store a file"):
-            digest = sha256_of(path)
-            if expected is not None and digest != expected:
-                raise DigestMismatch(path.name, expected=expected.sha256, got=digest.sha256)
-            target = self._blob(digest.sha256)
-            if self.has(digest.sha256):
-                path.unlink()
-                return digest
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise StoreError("cannot be stored: it is not a regular file", where=path.name)
             path.chmod(0o644)
             # A time in the past: an edit in place, however soon, then shows as another modification time.
             past = int(time.time()) - 2
             os.utime(path, (past, past))
+            stamp = Stamp.of(path)
+            digest = sha256_of(path)
+            if expected is not None and digest != expected:
+                raise DigestMismatch(path.name, expected=expected.sha256, got=digest.sha256)
+            target = self._blob(digest.sha256)
+            if self._intact(target) is not None:
+                path.unlink()
+                return digest
             sync_file(path)
+            if Stamp.of(path) != stamp:
+                raise StoreError(
+                    "was written to while it was stored", where=path.name, fix="end what writes to it, then run again"
+                )
             target.parent.mkdir(exist_ok=True)
-            path.replace(target)
+            with self.lock("blobs"):
+                path.replace(target)
             sync_folder(target.parent)
-        self._digests.remember(target, digest)
+        self._digests.remember(target, digest, stamp)
         return digest
 
     def place(self, digest: FileDigest, target: Path) -> None:
-        """Make the blob appear at ``target`` (reflink, hard link or copy); parents are created."""
+        """Make the blob appear at ``target`` (reflink, link or copy), which must not exist; parents are created."""
         source = self.path(digest.sha256)
         with storage_errors(f"write {target.name}"):
             target.parent.mkdir(parents=True, exist_ok=True)
             copy_file(source, target, link=True)
-        self._digests.remember(target, digest)
+            self._digests.remember(target, digest, Stamp.of(target))
 
     def digest(self, path: Path) -> FileDigest:
         """Digest of any file, read only if it changed since it was last seen."""
-        known = self._digests.recall(path)
-        if known is None:
-            with storage_errors(f"read {path.name}"):
-                known = sha256_of(path)
-            self._digests.remember(path, known)
-        return known
+        with storage_errors(f"read {path.name}"):
+            return self._digests.recall(path) or self._digests.read(path)[0]
+
+    def _intact(self, path: Path) -> FileDigest | None:
+        """The blob at ``path``, if it is here; a damaged one is dropped, never served."""
+        with storage_errors(f"read {path.name}"):
+            try:
+                known = self._digests.recall(path)
+                if known is not None and known.sha256 == path.name:
+                    return known
+                found, stamp = self._digests.read(path)
+            except FileNotFoundError:
+                return None
+            if found.sha256 == path.name:
+                return found
+            self._drop(path, stamp)
+            return None
+
+    def _drop(self, path: Path, stamp: Stamp) -> None:
+        """Remove the damaged blob that had this stamp, not the good one that another build just put in its place."""
+        with self.lock("blobs"), contextlib.suppress(FileNotFoundError):
+            if Stamp.of(path) == stamp:
+                path.unlink()
 
     # -- results
 
     def result(self, key: str) -> Result | None:
         """The result of the step with this key, if it and all its blobs are here."""
-        try:
-            data = json.loads(self._result(key).read_bytes())
-            result = Result(
-                {name: FileDigest(entry["sha256"], entry["size"]) for name, entry in data["outputs"].items()},
-                data["facts"],
-                data["observed"],
-            )
-        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-            return None  # absent, or written by another version: the step runs again
-        if not all(self.has(output.sha256) for output in result.outputs.values()):
-            return None
-        with contextlib.suppress(OSError):
-            os.utime(self._result(key))  # `collect` keeps what was used lately
+        path = self._result(key)
+        result = self._complete(path)
+        if result is not None:
+            with contextlib.suppress(OSError):
+                os.utime(path)  # `collect` keeps what was used lately
         return result
 
     def save(self, key: str, result: Result) -> None:
@@ -182,8 +200,17 @@ class Store:
             "observed": result.observed,
         }
         path = self._result(key)
-        path.parent.mkdir(exist_ok=True)
-        write_atomic(path, json.dumps(data, sort_keys=True, indent=1, ensure_ascii=False).encode())
+        with storage_errors("save a result"):
+            path.parent.mkdir(exist_ok=True)
+        write_atomic(path, json.dumps(data, sort_keys=True, indent=1).encode())
+
+    def _complete(self, path: Path) -> Result | None:
+        """What the record at ``path`` says, if it is one and all its blobs are here."""
+        with storage_errors(f"read {path.name}"):
+            result = _read_record(path)
+        if result is None or any(self._intact(self._blob(out.sha256)) != out for out in result.outputs.values()):
+            return None
+        return result
 
     # -- work in progress
 
@@ -191,52 +218,67 @@ class Store:
     def scratch(self, label: str) -> Iterator[Path]:
         """A private folder on the store's file system; removed afterwards, or by the next run if we are killed."""
         with storage_errors("make a scratch folder"):
-            handle, name = tempfile.mkstemp(prefix=f"{_file_name(label)}-", suffix=".lock", dir=self.root / "scratch")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            folder = Path(name).with_suffix("")
-            folder.mkdir()
+            held, folder = self._claim_scratch(label)
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            Path(name).unlink(missing_ok=True)
-            os.close(handle)
+            folder.with_name(f"{folder.name}.lock").unlink(missing_ok=True)
+            os.close(held)
+
+    def _claim_scratch(self, label: str) -> tuple[int, Path]:
+        while True:
+            held, name = tempfile.mkstemp(prefix=f"{_file_name(label)}-", suffix=".lock", dir=self.root / "scratch")
+            folder = Path(name).with_suffix("")
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX)
+                if os.fstat(held).st_nlink:  # else another run, just starting, swept it before we held it
+                    folder.mkdir()
+                    return held, folder
+            except BaseException:
+                Path(name).unlink(missing_ok=True)
+                os.close(held)
+                raise
+            os.close(held)
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold ``name`` alone among all processes that use this store."""
-        with (self.root / "locks" / _file_name(name)).open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        """Hold ``name`` alone among all processes (and threads) that use this store; not to be taken twice."""
+        with storage_errors("lock the cache"):
+            held = os.open(self.root / "locks" / f"{_file_name(name)}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            with storage_errors("lock the cache"):
+                fcntl.flock(held, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(held)
 
     # -- housekeeping
 
     def results(self) -> Iterator[tuple[str, Result, float]]:
         """All complete results with the time (seconds since the epoch) of their last use."""
-        for path in sorted((self.root / "results").glob("*/*.json")):
-            used = path.stat().st_mtime
-            result = self.result(path.stem)
-            if result is not None:
-                os.utime(path, (used, used))  # looking is not using
-                yield path.stem, result, used
+        for path in self._records():
+            with contextlib.suppress(FileNotFoundError):
+                used = path.stat().st_mtime
+                if (result := self._complete(path)) is not None:
+                    yield path.stem, result, used
 
     def blobs(self) -> Iterator[FileDigest]:
         """All blobs, by name and size on disk."""
         for path in sorted((self.root / "blobs").glob("*/*")):
-            yield FileDigest(path.name, path.stat().st_size)
+            with contextlib.suppress(FileNotFoundError):  # found damaged and dropped by another run
+                yield FileDigest(path.name, path.stat().st_size)
 
     def verify(self) -> Iterator[Damage]:
         """Read every byte; a damaged blob is removed, so that the next build makes it anew."""
         for path in sorted((self.root / "blobs").glob("*/*")):
-            with storage_errors(f"read {path.name}"):
-                found = sha256_of(path)
-            if found.sha256 != path.name:
-                path.unlink(missing_ok=True)
-                yield Damage(f"blob {path.name}", f"its bytes have sha256 {found.sha256}; removed")
-            else:
-                self._digests.remember(path, found)
-        for path in sorted((self.root / "results").glob("*/*.json")):
-            if self.result(path.stem) is None:
+            with storage_errors(f"read {path.name}"), contextlib.suppress(FileNotFoundError):
+                found, stamp = self._digests.read(path)
+                if found.sha256 != path.name:
+                    self._drop(path, stamp)
+                    yield Damage(f"blob {path.name}", f"its bytes have sha256 {found.sha256}; removed")
+        for path in self._records():
+            if self._complete(path) is None and path.exists():
                 path.unlink(missing_ok=True)
                 yield Damage(f"result {path.stem}", "its record or one of its blobs is missing; removed")
 
@@ -249,118 +291,95 @@ class Store:
         Raises:
             StoreError: a build is using the store.
         """
+        with self._alone(), storage_errors("collect"):
+            return self._collect(unused_for)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
         try:
             fcntl.flock(self._use, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            yield
+        except BlockingIOError as error:
             raise StoreError(
                 "another build is using the cache", where=str(self.root), fix="collect again when it has ended"
             ) from error
+        finally:
+            fcntl.flock(self._use, fcntl.LOCK_SH)  # also when refused: the attempt let go of what was held
+
+    def _collect(self, unused_for: float) -> tuple[int, int]:
         now = time.time()
         removed: list[int] = []
 
         def remove(path: Path) -> None:
-            removed.append(path.stat().st_size)
+            removed.append(path.lstat().st_size)
             path.unlink()
 
+        blobs = {path: path.stat().st_atime for path in sorted((self.root / "blobs").glob("*/*"))}  # before any is read
         named: set[str] = set()
         kept: set[Path] = set()
         for key, result, used in self.results():
             if now - used <= unused_for:
                 kept.add(self._result(key))
                 named.update(output.sha256 for output in result.outputs.values())
-        with storage_errors("collect"):
-            for path in (self.root / "results").glob("*/*.json"):
-                if path not in kept:
-                    remove(path)
-            for path in (self.root / "blobs").glob("*/*"):
-                if path.name not in named and now - path.stat().st_atime > unused_for:
-                    remove(path)
-            for folder in (self.downloads, self.environments):
-                for entry in folder.iterdir():
-                    if now - entry.stat().st_mtime > unused_for:
-                        files = [entry] if entry.is_file() else [file for file in entry.rglob("*") if file.is_file()]
-                        removed.extend(file.lstat().st_size for file in files)
-                        entry.unlink() if entry.is_file() else shutil.rmtree(entry)
-            for path in (self.root / "locks").iterdir():
-                if path.name != "in-use":
-                    path.unlink()
-            for path in (self.root / "scratch").iterdir():  # no build is running: nobody owns these
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            self._digests.forget_missing()
-        fcntl.flock(self._use, fcntl.LOCK_SH)
+        for path in sorted((self.root / "results").glob("*/*")):  # also what a killed `save` left
+            if path not in kept:
+                remove(path)
+        for path, used in blobs.items():
+            if path.name not in named and now - used > unused_for and path.exists():
+                remove(path)
+        for entry in [*self.downloads.iterdir(), *self.environments.iterdir()]:
+            if now - entry.stat().st_mtime > unused_for:
+                files = [entry] if entry.is_file() else [file for file in entry.rglob("*") if file.is_file()]
+                removed.extend(file.lstat().st_size for file in files)
+                entry.unlink() if entry.is_file() else shutil.rmtree(entry)
+        for path in sorted((self.root / "locks").glob("*.lock")):
+            path.unlink()
+        for path in sorted((self.root / "scratch").iterdir()):  # no build is running: nobody owns these
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self._digests.forget_missing()
         return len(removed), sum(removed)
 
     def _sweep(self) -> None:
         """Remove scratch folders whose owner has died."""
-        for lock_path in (self.root / "scratch").glob("*.lock"):
-            with contextlib.suppress(OSError), lock_path.open("a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(lock_path.with_suffix(""), ignore_errors=True)
-                lock_path.unlink()
+        for path in list((self.root / "scratch").iterdir()):
+            lock = path if path.suffix == ".lock" else path.with_name(f"{path.name}.lock")
+            try:
+                with lock.open("rb") as held:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+                    lock.unlink()
+            except FileNotFoundError:
+                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)  # its owner ended, but could not remove it all
+            except OSError:
+                continue  # its owner lives
+
+    def _records(self) -> list[Path]:
+        return sorted(path for path in (self.root / "results").glob("*/*.json") if _KEY.fullmatch(path.stem))
 
     def _blob(self, sha256: str) -> Path:
-        if len(sha256) != 64 or not _HEX.issuperset(sha256):
+        if not _KEY.fullmatch(sha256):
             raise StoreError(f"{sha256[:80]!r} is not a sha256")
         return self.root / "blobs" / sha256[:2] / sha256
 
     def _result(self, key: str) -> Path:
-        if len(key) != 64 or not _HEX.issuperset(key):
+        if not _KEY.fullmatch(key):
             raise StoreError(f"{key[:80]!r} is not a step key")
         return self.root / "results" / key[:2] / f"{key}.json"
 
 
-class _DigestMemory:
-    """sha256 of files, remembered for as long as size, modification time and inode stay the same.
-
-    A file changed within the clock's last tick could keep its modification time, so fresh files are not remembered by
-    `recall` of a path that we did not write ourselves (the same rule as git's index).
-    """
-
-    _TICK_NS = 20_000_000
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        with storage_errors("open the cache"):
-            try:
-                self._open()
-            except sqlite3.DatabaseError:
-                path.unlink(missing_ok=True)  # only a memory: losing it costs time, not truth
-                self._open()
-
-    def _open(self) -> None:
-        self._db = sqlite3.connect(self._path, timeout=60, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=OFF")
-        self._db.execute(
-            "CREATE TABLE IF NOT EXISTS digests"
-            " (path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, inode INTEGER, sha256 TEXT) WITHOUT ROWID"
-        )
-
-    def recall(self, path: Path) -> FileDigest | None:
-        stat = path.stat()
-        row = self._db.execute(
-            "SELECT sha256 FROM digests WHERE path = ? AND size = ? AND mtime = ? AND inode = ?",
-            (str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ino),
-        ).fetchone()
-        return FileDigest(row[0], stat.st_size) if row else None
-
-    def remember(self, path: Path, digest: FileDigest) -> None:
-        stat = path.stat()
-        if stat.st_size != digest.size or time.time_ns() - stat.st_mtime_ns < self._TICK_NS:
-            return
-        self._db.execute(
-            "INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?)",
-            (str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ino, digest.sha256),
-        )
-
-    def forget_missing(self) -> None:
-        gone = [(path,) for (path,) in self._db.execute("SELECT path FROM digests") if not Path(path).exists()]
-        self._db.executemany("DELETE FROM digests WHERE path = ?", gone)
-
-    def close(self) -> None:
-        self._db.close()
+def _read_record(path: Path) -> Result | None:
+    """The record at ``path``; None if it is absent, damaged, or of another version: then the step runs again."""
+    try:
+        data = json.loads(path.read_bytes())
+        outputs = {name: FileDigest(entry["sha256"], entry["size"]) for name, entry in data["outputs"].items()}
+        result = Result(outputs, dict(data["facts"]), dict(data["observed"]))
+        sound = all(_KEY.fullmatch(out.sha256) and isinstance(out.size, int) for out in outputs.values())
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return result if sound else None
 
 
 def _file_name(label: str) -> str:
-    """``label`` as a file name: what is not plain becomes ``_``."""
-    return "".join(char if char.isalnum() or char in "-_." else "_" for char in label)[:100]
+    """``label`` as a file name: itself if it is short and plain, else something like it with a digest of it."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", label)[:80]
+    return plain if plain == label else f"{plain}-{hashlib.sha256(os.fsencode(label)).hexdigest()[:16]}"

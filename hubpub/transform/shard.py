@@ -2,11 +2,7 @@
 
 A pure repack: every tensor keeps its bits, the graph its nodes, names and metadata. The file names are those
 that the client will ask for; the budget is a browser's, whose ArrayBuffer ends at 2^31 - 1 bytes.
-
-Moved are initializers, those of subgraphs too, and the values of Constant nodes, also in functions: onnxruntime
-1.31 and onnx.load read all of them from data files. Tensors in attributes of other nodes, in sparse tensors and
-in training graphs stay in the model, because onnx.load or a kernel that reads its attribute directly would not
-find their bytes.
+Which tensors may move: `hubpub.transform.layout.movable`.
 """
 
 from __future__ import annotations
@@ -18,11 +14,10 @@ from pydantic import ByteSize, Field
 
 from hubpub.errors import StepError
 from hubpub.transform.base import Facts, Progress, Transform
+from hubpub.transform.layout import movable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from hubpub.onnxfile import Located
 
 Naming = Literal["numbered", "single", "optimum"]
 
@@ -82,7 +77,7 @@ class Shard(Transform):
         to_move = []
         for located in tensors:
             payload = source.payload(located.tensor)
-            if payload is None or payload.nbytes < self.min_tensor_bytes or not _movable(located):
+            if payload is None or payload.nbytes < self.min_tensor_bytes or not movable(located):
                 continue
             if payload.nbytes > self.max_bytes:
                 raise StepError(
@@ -138,14 +133,3 @@ class Shard(Transform):
                 problem = f"{file} has {size} bytes, max_bytes is {self.max_bytes:d}"
         if problem:
             raise StepError(problem, where=str(target))
-
-
-def _movable(located: Located) -> bool:
-    """Whether clients find the tensor's bytes in a data file (see the head of this module)."""
-    if located.steps[0][0] == "training_info":
-        return False
-    holder = located.steps[-1][0]
-    constant = (
-        located.node is not None and located.node.op_type == "Constant" and located.node.domain in ("", "ai.onnx")
-    )
-    return holder == "initializer" or (holder == "t" and constant)

@@ -23,11 +23,13 @@ from hubpub.store import Store
 ROOT = Path(__file__).parents[2]
 RATE = 16_000
 
-CONVERT = '''\
+HEAD = """\
 # /// script
 # requires-python = ">=3.11"
 # dependencies = []
 # ///
+"""
+BODY = '''\
 """Writes the model and its configuration."""
 
 import json
@@ -39,6 +41,7 @@ shutil.copyfile("inputs/model.onnx", "outputs/model.onnx")
 Path("outputs/config.json").write_text(json.dumps({"stride": int(sys.argv[1])}) + "\\n")
 print("converted")
 '''
+CONVERT = HEAD + BODY
 
 
 class Recorder:
@@ -207,16 +210,34 @@ class Project:
 
     def replace_script(self, body: str) -> None:
         """Another script after the same PEP 723 block."""
-        head, mark, _ = CONVERT.rpartition("# ///\n")
-        self.script.write_text(head + mark + body)
+        self.script.write_text(HEAD + body)
+
+    def without_measurements(self) -> Project:
+        """Leave out audio, runs and gates: what is left builds in a fraction of the time."""
+        self.recipe.update(corpora={}, measure={}, gates=[])
+        del self.recipe["sources"]["speech"]
+        self.recipe["card"]["summary"] = "Nothing is measured."
+        self.save()
+        return self
 
     def build(self, store: Path, output: Path | None = None, **options: Any) -> Built:
         """Build in this process, into ``dist/toy`` of the project."""
         reporter = options.pop("reporter", Silent())
         with Store(store) as opened:
-            return build(
-                self.path, opened, reporter, output=output or self.folder / "dist" / "toy", **options
-            )
+            return build(self.path, opened, reporter, output=output or self.folder / "dist" / "toy", **options)
+
+
+@dataclass
+class Finished:
+    """A project with a finished release in ``dist/toy``, and the store that it was built in."""
+
+    project: Project
+    store: Path
+    built: Built
+
+    @property
+    def release(self) -> Path:
+        return self.project.folder / "dist" / "toy"
 
 
 def make_project(folder: Path, changed: dict[str, Any] | None = None) -> Project:
