@@ -41,5 +41,8 @@ lock: setup ## resolve the development environment anew
 	$(BIN)/uv pip compile pyproject.toml --extra asr --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet -o requirements/dev.txt
 
+cards: setup ## the cards as last rendered, one per recipe
+	for release in dist/*/README.md; do cp "$$release" "model_cards/$$(basename "$$(dirname "$$release")").md"; done
+
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

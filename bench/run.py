@@ -12,8 +12,8 @@ from hubpub.measure.machine import machine
 HERE = Path(__file__).parent
 HEAD = """# Bench results
 
-Written by `make bench`. Every bench runs its peers in turn in one run and gives medians; a ratio below 1 means that hubpub
-takes less. What is timed, and how warm the page cache was, stands in the unit.
+Written by `make bench`. Every bench runs its peers in turn in one run and gives medians; a ratio below 1 means that
+hubpub takes less. What is timed, and how warm the page cache was, stands in the unit.
 
 Machine: {machine}.
 

@@ -149,7 +149,7 @@ def _missed(gate: GateSpec, measured: Measurement) -> str | None:
 
 
 def _say(measured: Measurement) -> str:
-    unit = "" if measured.unit == "ratio" else f" {measured.unit}"
+    unit = "" if measured.unit in ("ratio", "") else f" {measured.unit}"
     interval = "" if measured.low is None else f" ({measured.low:.4g} to {measured.high:.4g})"
     return f"{measured.value:.4g}{unit}{interval}, n = {measured.n} {measured.n_unit}"
 

@@ -122,12 +122,12 @@ def make_environment(requirements: Path, store: Store, log: Path, *, where: str)
             os.utime(folder)  # used lately: `collect` keeps it
             return python
         shutil.rmtree(folder, ignore_errors=True)
-        strict = ("--require-hashes", "--no-deps")
-        commands = (
-            ["venv", "--quiet", "--no-config", "--no-project", "--python", sys.executable, str(folder)],
-            ["pip", "install", "--quiet", "--no-config", "--python", str(python), *strict, "-r", str(requirements)],
-        )
-        settings = {**os.environ, **uv_environment(), "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
+        commands = [["venv", "--quiet", "--no-config", "--no-project", "--python", sys.executable, str(folder)]]
+        settings = {**os.environ, "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
+        if any(_logical_lines(requirements.read_text("utf-8", errors="replace"))):
+            install = ["pip", "install", "--quiet", "--no-config", "--python", str(python)]
+            commands.append([*install, "--require-hashes", "--no-deps", "-r", str(requirements)])
+            settings |= uv_environment()
         for command in commands:
             if run_process([uv, *command], folder=requirements.parent, settings=settings, log=log) != 0:
                 reason = " ".join(log.read_text("utf-8", errors="replace").split())[-400:]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -65,10 +64,17 @@ def run_process(
         finally:
             assert process.stdin is not None
             process.stdin.close()
-            for end in (lambda: None, process.kill):
-                end()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(_GRACE_S)
+            if not _ends(process):
+                process.kill()
+                _ends(process)
+
+
+def _ends(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        process.wait(_GRACE_S)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def last_line(log: Path) -> str:

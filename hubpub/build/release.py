@@ -17,7 +17,7 @@ from hubpub.build.plan import Plan
 from hubpub.build.run import Done
 from hubpub.build.script import ScriptTask
 from hubpub.build.task import Task, distribution_version
-from hubpub.build.tasks import MEASUREMENTS, OBSERVED, ClientTask, CorpusTask, MetricsTask
+from hubpub.build.tasks import MEASUREMENTS, OBSERVED, ClientTask, CorpusTask, MetricsTask, marked
 from hubpub.card import render_card
 from hubpub.corpus.corpus import INDEX, Corpus
 from hubpub.errors import GateError, ReleaseError
@@ -171,7 +171,8 @@ def assemble(
             ):
                 store.place(outputs[name], folder / kept)
                 into[kept] = Digest(sha256=outputs[name].sha256, size=outputs[name].size)
-    manifest = _manifest(plan, done, store, files, records)
+    synthetic = any(marked(folder / path) for path in files)
+    manifest = _manifest(plan, done, store, files, records, synthetic=synthetic)
     card, template = plan.loaded.recipe.card, _template(plan)
     staged = folder / "recipe" / "templates" / template.name
     try:
@@ -191,6 +192,8 @@ def _manifest(
     store: Store,
     files: Mapping[str, ReleaseFile],
     records: Mapping[str, Digest],
+    *,
+    synthetic: bool,
 ) -> Manifest:
     recipe = plan.loaded.recipe
     figures = {observed: list(_measurements(plan, done, store, observed)) for observed in (False, True)}
@@ -203,7 +206,7 @@ def _manifest(
     return Manifest(
         name=recipe.name,
         recipe=f"recipe/{plan.loaded.path.name}",
-        synthetic=any(each.synthetic for each in figures[False] + figures[True]),
+        synthetic=synthetic or any(each.synthetic for each in figures[False] + figures[True]),
         partial=plan.partial,
         license=recipe.card.license,
         sources={name: _source_record(plan, name) for name in recipe.sources},

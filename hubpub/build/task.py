@@ -12,10 +12,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from hubpub.errors import OnnxFileError, StepError
+from hubpub.errors import HubpubError
 from hubpub.store import FileDigest, Store
 
-_Failure = TypeVar("_Failure", OnnxFileError, StepError)
+_Failure = TypeVar("_Failure", bound=HubpubError)
 
 EVERYTHING = "*"
 """Path of a `Ref` that means all outputs of a task."""

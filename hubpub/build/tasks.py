@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 from typing import Any, ClassVar
 
 from hubpub.build.task import Inputs, Outcome, Room, Task, named_for_the_reader
@@ -19,6 +20,7 @@ from hubpub.measure.machine import machine
 from hubpub.measure.measurement import Measurement
 from hubpub.measure.result import RunResult
 from hubpub.measure.run import run_client
+from hubpub.onnxfile.marks import is_synthetic
 from hubpub.recipe import RunSpec
 from hubpub.transform.base import Transform
 
@@ -108,8 +110,12 @@ class ClientTask(Task):
         self.libraries = client.libraries
 
     def identity(self) -> dict[str, Any]:
-        """The client's options and the class of machine: other kernels may give other figures."""
-        return {"client": self.client.model_dump(mode="json"), "machine": machine().model_dump(mode="json")}
+        """Options and class of machine (other kernels may give other figures), and the name that figures bear."""
+        return {
+            "run": self.name,
+            "client": self.client.model_dump(mode="json"),
+            "machine": machine().model_dump(mode="json"),
+        }
 
     def run(self, room: Room) -> Outcome:
         """Run it in a process of its own."""
@@ -125,10 +131,21 @@ class ClientTask(Task):
             run=self.name.removeprefix("runs/"),
             artifacts=artifacts,
             files=options,
+            synthetic=any(marked(room.inputs / prefix / name) for name in artifacts),
         )
         shutil.copytree(room.resume, room.outputs, dirs_exist_ok=True)
         seconds = sum(utterance.audio_s for utterance in result.utterances)
         return Outcome({"utterances": len(result.utterances), "audio_seconds": round(seconds, 3)})
+
+
+def marked(path: Path) -> bool:
+    """Whether the file is a model that says that its weights are random; a damaged one fails where it is loaded."""
+    if path.suffix != ".onnx":
+        return False
+    try:
+        return is_synthetic(path)
+    except OnnxFileError:
+        return False
 
 
 class MetricsTask(Task):

@@ -12,6 +12,7 @@ from hubpub.errors import Problem, nearest
 from hubpub.gate import GateSpec, impossible
 from hubpub.recipe.document import Document, Loc
 from hubpub.recipe.model import PATTERNS, REFERENCE, Recipe, RunSpec
+from hubpub.recipe.variants import report
 
 RESERVED = ("readme.md", "hubpub.json", "recipe", "measurements")
 """Names at the top of a release that hubpub writes itself, case folded."""
@@ -25,12 +26,8 @@ _MAX_SEGMENT, _MAX_PATH = 255, 1024
 
 def check(recipe: Recipe, document: Document, folder: Path) -> list[Problem]:
     """All problems, in the order of the file."""
-    found = [
-        document.problem(loc, message)
-        for part in (_names, _references, _local_files, _published_paths, _cycles, _runs, _gates, _template)
-        for loc, message in part(recipe, folder)
-    ]
-    return sorted(set(found), key=lambda problem: (problem.line, problem.column, problem.message))
+    parts = (_names, _references, _local_files, _published_paths, _cycles, _runs, _gates, _template)
+    return report(document, (found for part in parts for found in part(recipe, folder)))
 
 
 Found = Iterator[tuple[Loc, str]]

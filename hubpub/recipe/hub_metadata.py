@@ -58,10 +58,13 @@ License = Annotated[str, AfterValidator(_license)]
 PipelineTag = Annotated[str, AfterValidator(_pipeline_tag)]
 """Task of the model, which decides the widget."""
 
-Language = Annotated[str, Field(pattern=r"^(?:[a-z]{2,3}(?:-[A-Za-z0-9]{2,8})*|multilingual|code)$")]
+LANGUAGE = r"^(?:[a-z]{2,3}(?:-[A-Za-z0-9]{2,8})*|multilingual|code)$"
+REPO_ID = r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$"
+
+Language = Annotated[str, Field(pattern=LANGUAGE)]
 """ISO 639 code in lower case, such as ``en`` or ``zh-Hant``."""
 
-RepoId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$", max_length=96)]
+RepoId = Annotated[str, Field(pattern=REPO_ID, max_length=96)]
 """``owner/name`` on the Hub."""
 
 HubTag = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\n]+$")]

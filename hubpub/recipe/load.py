@@ -16,7 +16,7 @@ from hubpub.recipe.check import check
 from hubpub.recipe.document import Document, Loc, dotted, read_document
 from hubpub.recipe.model import PATTERNS, Recipe
 from hubpub.recipe.schema import branches, descend, properties, recipe_schema
-from hubpub.recipe.variants import expand
+from hubpub.recipe.variants import expand, report
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,7 @@ def _problems(error: ValidationError, document: Document) -> list[Problem]:
     explained = [_explain(details, document) for details in error.errors(include_url=False)]
     # pydantic counts the valid entries only, so a list of bad ones is also called too short.
     deeper = {loc[:length] for loc, _, _ in explained for length in range(len(loc))}
-    found = {document.problem(loc, said) for loc, kind, said in explained if kind != "too_short" or loc not in deeper}
-    return sorted(found, key=lambda problem: (problem.line, problem.column, problem.field, problem.message))
+    return report(document, ((loc, said) for loc, kind, said in explained if kind != "too_short" or loc not in deeper))
 
 
 def _explain(details: ErrorDetails, document: Document) -> tuple[Loc, str, str]:

@@ -54,7 +54,7 @@ def read_lock(recipe: Path) -> Lock | None:
         first = error.errors(include_url=False)[0]
         place = "".join(f"{part}: " for part in first["loc"])
         what = one_line(f"is not a lock file: {place}{first['msg']}")
-        if first["loc"] == ("version",):
+        if first["loc"] == ("version",) and first["type"] == "literal_error":
             what = one_line(f"is of version {first['input']!r}, and this hubpub knows 1")
         raise LockError(what, where=str(path), fix=again) from error
     for name, source in lock.sources.items():

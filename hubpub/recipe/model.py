@@ -11,7 +11,7 @@ from hubpub.gate import GateSpec
 from hubpub.measure.clients import AnyClient
 from hubpub.measure.metrics import AnyMetric, MetricName
 from hubpub.measure.metrics.base import Metric
-from hubpub.recipe.hub_metadata import HubTag, Language, License, PipelineTag, RepoId
+from hubpub.recipe.hub_metadata import LANGUAGE, REPO_ID, HubTag, Language, License, PipelineTag, RepoId
 from hubpub.source import HubSource, LocalSource, PypiSource
 from hubpub.transform.fp16 import Fp16
 from hubpub.transform.shard import Shard
@@ -24,6 +24,9 @@ REFERENCE = r"^[A-Za-z0-9][A-Za-z0-9._-]*/.+$"
 PATTERNS = {
     NAME: "a name: letters, digits, and after the first of them also . _ -",
     REFERENCE: "a file written as <source or step>/<path in it>",
+    LANGUAGE: "a language code such as en, zh-Hant or multilingual",
+    REPO_ID: "a repo id such as owner/name",
+    r"^[^/]+/[^/]+$": "a figure written as <run>/<metric>",
 }
 """What errors say instead of the patterns."""
 
@@ -46,7 +49,8 @@ class Model(BaseModel):
 def _source_kind(value: Any) -> str | None:
     keys = value if isinstance(value, dict) else getattr(value, "__dict__", {})
     # In brackets, because the tags show in pydantic's locations, where they must not be taken for the keys.
-    return next((f"<{kind}>" for kind in ("pypi", "hub", "path") if kind in keys), None)
+    kinds = [f"<{kind}>" for kind in ("pypi", "hub", "path") if kind in keys]
+    return kinds[0] if len(kinds) == 1 else None
 
 
 Source = Annotated[

@@ -27,8 +27,10 @@ def recipe_schema() -> Schema:
 
 
 def _close(schema: Any) -> None:
-    """Refuse names that match no pattern, as the models do."""
+    """Refuse names that match no pattern, as the models do; drop what pydantic alone knows, of byte sizes."""
     if isinstance(schema, dict):
+        for unknown in ("gt", "lt"):
+            schema.pop(unknown, None)
         if "patternProperties" in schema:
             schema.setdefault("additionalProperties", False)
         for below in schema.values():
@@ -73,16 +75,16 @@ def branches(schemas: list[Schema], value: Any = None) -> list[Schema]:
             found.append(schema)
     if not isinstance(value, dict):
         return found
-    shared = [len(_agreeing(schema, value)) for schema in found]
-    return [schema for schema, count in zip(found, shared, strict=True) if count == max(shared)]
+    fits = [_fit(schema, value) for schema in found]
+    return [schema for schema, fit in zip(found, fits, strict=True) if fit == max(fits)]
 
 
-def _agreeing(schema: Schema, value: dict[str, Any]) -> set[str]:
-    """Keys of ``value`` that the schema knows; none if one of them says that another member of the union is meant."""
+def _fit(schema: Schema, value: dict[str, Any]) -> tuple[int, int]:
+    """How many of the keys that the schema needs, and that it knows, ``value`` has; none if it says what else it is."""
     known = {name: schema["properties"][name] for name in value if name in schema.get("properties", {})}
     if any("const" in below and value[name] != below["const"] for name, below in known.items()):
-        return set()
-    return set(known)
+        return (0, 0)
+    return len(known.keys() & schema.get("required", [])), len(known)
 
 
 def descend(schemas: list[Schema], part: str | int) -> list[Schema]:

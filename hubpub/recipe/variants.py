@@ -9,6 +9,7 @@ where all variants give the same entry it is shared, so its step runs once.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,10 +41,20 @@ def expand(document: Document) -> tuple[Document, dict[str, dict[str, tuple[str,
             result[section], owners[section] = work.section(section, data[section])
         elif isinstance(data.get(section), list):
             result[section] = work.items(section, data[section])
-    if problems := work.problems():
-        raise RecipeError(problems)
+    if wrong := work.wrong():
+        raise RecipeError(report(document, wrong))
     done = work.done
     return Document(document.path, result, done.places, done.written, frozenset(done.lone)), owners
+
+
+def report(document: Document, found: Iterable[tuple[Loc, str]]) -> list[Problem]:
+    """The problems in the order of the file; what is wrong with an entry that variants share is told once."""
+    once: dict[tuple[int, int, Loc, str], Problem] = {}
+    for loc, message in found:
+        problem = document.problem(loc, message)
+        within = loc[2:] if loc[:1] in {(name,) for name in EXPANDED} else loc
+        once.setdefault((problem.line, problem.column, within, message), problem)
+    return sorted(once.values(), key=lambda problem: (problem.line, problem.column, problem.field, problem.message))
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,7 @@ class _Expansion:
     def __init__(self, document: Document) -> None:
         self.document = document
         self.count = 0
-        self.conflicts: list[Problem] = []
+        self.conflicts: list[tuple[Loc, str]] = []
         self.unknown: dict[tuple[Loc, str], dict[str, _Variant]] = {}
         self.matrix = self._matrix()
         self.done = _Trace(
@@ -92,7 +103,7 @@ class _Expansion:
             matrix[name] = {"variant": _Value(name, name)}
             for key, value in values.items() if isinstance(values, dict) else ():
                 if key == "variant":
-                    self._conflict(("variants", name, key), "is the variant's own name; call this value something else")
+                    self.conflict(("variants", name, key), "is the variant's own name; call this value something else")
                 else:
                     text = self.document.written.get(("variants", name, key), str(value))
                     matrix[name][key] = _Value(value, text)
@@ -113,12 +124,12 @@ class _Expansion:
                     written[new_name], owners[new_name], made_by[new_name] = new, mine, name
                     self.done.add(trace)
                 elif made_by[new_name] != name:
-                    self._conflict(loc, f"gives the name {new_name!r}, and so does the entry {made_by[new_name]!r}")
+                    self.conflict(loc, f"gives the name {new_name!r}, and so does the entry {made_by[new_name]!r}")
                 elif repr(written[new_name]) == repr(new):  # not ==, for which 1 is True
                     owners[new_name] += mine
                 else:
                     message = f"{new_name!r} means something else for {owners[new_name][0]} and for {variant}"
-                    self._conflict(loc, f"{message}; put a placeholder that tells them apart into its name")
+                    self.conflict(loc, f"{message}; put a placeholder that tells them apart into its name")
         return written, owners
 
     def items(self, section: str, items: list[Any]) -> list[Any]:
@@ -146,7 +157,7 @@ class _Expansion:
             for key, item in value.items():
                 new_key = self.text(key, values, (*loc, key))
                 if new_key in filled:
-                    self._conflict((*loc, key), f"gives the key {new_key!r} a second time")
+                    self.conflict((*loc, key), f"gives the key {new_key!r} a second time")
                 filled[new_key] = self.fill(item, values, (*loc, key), (*new_loc, new_key), trace)
             return filled
         if isinstance(value, list):
@@ -171,7 +182,7 @@ class _Expansion:
             if match.group() == "$$":
                 return "$"
             if name is None:
-                self._conflict(loc, "`${` is not closed; write `$${` for the characters themselves")
+                self.conflict(loc, "`${` is not closed; write `$${` for the characters themselves")
                 return ""
             if name not in values:
                 self.unknown.setdefault((loc, name), {})[values["variant"].data if values else ""] = values
@@ -180,14 +191,12 @@ class _Expansion:
 
         return _PLACEHOLDER.sub(lookup, text)
 
-    def problems(self) -> list[Problem]:
+    def conflict(self, loc: Loc, message: str) -> None:
+        self.conflicts.append((loc, message))
+
+    def wrong(self) -> list[tuple[Loc, str]]:
         """Unknown placeholders; where there are none, what they would only have led to."""
-        found = [
-            self.document.problem(loc, self._explain(name, lacking)) for (loc, name), lacking in self.unknown.items()
-        ]
-        return sorted(
-            found or self.conflicts, key=lambda problem: (problem.line, problem.column, problem.field, problem.message)
-        )
+        return [(loc, self._explain(name, lacking)) for (loc, name), lacking in self.unknown.items()] or self.conflicts
 
     def _explain(self, name: str, lacking: dict[str, _Variant]) -> str:
         if "" in lacking:
@@ -196,8 +205,3 @@ class _Expansion:
         hint = nearest(name, known) or f"; known here: {', '.join(known)}"
         everywhere = len(lacking) == len(self.matrix)
         return f"there is no value {name!r} in {'any variant' if everywhere else ', '.join(lacking)}{hint}"
-
-    def _conflict(self, loc: Loc, message: str) -> None:
-        problem = self.document.problem(loc, message)
-        if problem not in self.conflicts:
-            self.conflicts.append(problem)

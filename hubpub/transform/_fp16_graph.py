@@ -313,17 +313,21 @@ def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
     """The tensor of a Constant node; one given as a float becomes one. None: strings."""
     from onnx import helper
 
+    tensor: onnx.TensorProto
     for attribute in node.attribute:
         if attribute.name == "value":
-            return attribute.t
+            tensor = attribute.t
+            return tensor
         if attribute.name == "sparse_value":
-            return attribute.sparse_tensor.values
+            tensor = attribute.sparse_tensor.values
+            return tensor
         if attribute.name in ("value_float", "value_floats"):
             values = list(attribute.floats) if attribute.name == "value_floats" else [attribute.f]
             dims = [len(values)] if attribute.name == "value_floats" else []
             tensor = helper.make_tensor("", FLOAT, dims, values)
             attribute.CopyFrom(helper.make_attribute("value", tensor))
-            return attribute.t
+            tensor = attribute.t
+            return tensor
         if attribute.name in ("value_int", "value_ints"):
             values = list(attribute.ints) if attribute.name == "value_ints" else [attribute.i]
             return helper.make_tensor("", 7, [len(values)] if attribute.name == "value_ints" else [], values)

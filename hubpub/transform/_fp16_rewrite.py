@@ -179,6 +179,9 @@ class Rewriter:
         """The name of a value, in the type that is wanted (None: any), in a graph; a Cast is made if need be."""
         if value.type != FLOAT or half is None or half == value.half:
             return value.emitted
+        origin = value.producer.inputs[0] if value.producer and value.producer.type == "Cast" else None
+        if origin and origin.type == FLOAT:  # a Cast from float32 to float32
+            return self._fetch(origin, scope, half)
         at: Scope | None = scope
         while at:
             if (at, value) in self._other:
@@ -193,9 +196,9 @@ class Rewriter:
     def _source(self, value: Value, scope: Scope, half: bool) -> str:
         """What to cast: the value, what it was itself cast from, or, if it may overflow, the value bounded."""
         producer = value.producer
-        if producer and producer.type == "Cast" and (origin := producer.inputs[0]):
-            if origin.type not in (0, FLOAT, BFLOAT16, STRING):
-                return origin.emitted
+        origin = producer.inputs[0] if producer and producer.type == "Cast" else None
+        if origin and origin.type not in (0, FLOAT, BFLOAT16, STRING):
+            return origin.emitted
         if half and value.kind <= Kind.COUNT and (value.large or value.extreme):
             return self._bounded(value, scope)
         return value.emitted

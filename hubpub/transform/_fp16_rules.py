@@ -1,4 +1,6 @@
-"""Which operations stay float32, and why. The rules, in the order in which they are asked:
+"""Which operations stay float32, and why.
+
+The rules, in the order in which they are asked:
 
 *named* — the recipe names the node or its operation.
 *custom* — it is not of ONNX's own domain, or a type is not known. Nothing is guessed.
@@ -8,9 +10,10 @@
 *state* — Bernoulli, RandomNormal and their like, quantization: what they give depends on the type.
 *count* — float16 cannot count past 2048. A value computed from integers and constants alone (a Cast of a length or
   of a Shape, a sum over a mask, and plain arithmetic on them) stays float32 until it meets data or becomes
-  bounded (Sin, Sigmoid, Sqrt …); where it divides data, so does the quotient. And where a value that a count has gone
-  into by plain arithmetic ends in an integer, a comparison or a Range, all of the way stays float32; so does the way
-  from the model's own input to an integer or a Range. A matrix product, convolution, normalization or look-up ends the way: what comes of it is data.
+  bounded (Sin, Sigmoid, Sqrt …); where it divides data, so does the quotient. And where a value that a count has
+  gone into by plain arithmetic ends in an integer, a comparison or a Range, all of the way stays float32; so does
+  the way from the model's own input to an integer or a Range. A matrix product, convolution, normalization or
+  look-up ends the way: what comes of it is data.
 *power* — squares and exponentials (Pow, Mul(x, x), Exp) and sums with a constant that vanishes in float16 (an
   epsilon below 2^-14), all the way over linear operations to the root, logarithm, reciprocal or divisor that they
   are for: decomposed normalization, log-mel spectra, log-sum-exp.
@@ -47,8 +50,9 @@ _STATE = _names(
     "BlackmanWindow CastLike MaxRoiPool RoiAlign AffineGrid"
 )
 _MOVES = _names(
-    "Identity Reshape Transpose Squeeze Unsqueeze Flatten Slice Split Concat Expand Tile Gather GatherElements GatherND "
-    "Pad Compress ReverseSequence CenterCropPad Trilu ScatterElements ScatterND Scatter DepthToSpace SpaceToDepth"
+    "Identity Reshape Transpose Squeeze Unsqueeze Flatten Slice Split Concat Expand Tile Gather GatherElements "
+    "GatherND Pad Compress ReverseSequence CenterCropPad Trilu ScatterElements ScatterND Scatter "
+    "DepthToSpace SpaceToDepth"
 )
 _LOOKUPS = _names("Gather GatherElements GatherND Compress")
 _ARITHMETIC = _names(
@@ -96,9 +100,9 @@ class Rules:
         self._followers()
         self._islands()
         for op in self._ops:
-            for index, value in enumerate(op.outputs):
-                if value and op.type not in _NEITHER:
-                    value.half = op.half and index in op.half_outputs
+            for index, output in enumerate(op.outputs):
+                if output and op.type not in _NEITHER:
+                    output.half = op.half and index in op.half_outputs
 
     def _check_names(self, ops: Set[str], nodes: Set[str], where: str) -> None:
         import onnx
@@ -178,7 +182,7 @@ class Rules:
         if not op.known or op.scope.looped or op.subgraphs or highest == Kind.DATA:
             return Kind.DATA
         if not floats:
-            if fixed and op.inputs or op.type in ("Constant", "ConstantOfShape", "EyeLike"):
+            if (fixed and op.inputs) or op.type in ("Constant", "ConstantOfShape", "EyeLike"):
                 return Kind.CONST
             if op.type == "Cast" and rest[0].type != STRING:
                 return Kind.MASK if rest[0].type == BOOL else Kind.COUNT
@@ -294,7 +298,7 @@ class Rules:
                         output.half = True in self.wants(output) and not counts
                 continue
             outputs = [value for value in op.outputs if value and value.type == FLOAT]
-            cast = op.type == "Cast" and not op.floats
+            cast = op.type == "Cast" and not any(value.type != FLOAT for value in op.floats)
             constant = bool(outputs) and all(value.kind == Kind.CONST for value in outputs)
             if outputs and not op.reason and op.type != "Constant" and (cast or constant):
                 wanted = {half for value in outputs for half in self.wants(value)}

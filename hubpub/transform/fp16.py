@@ -166,5 +166,5 @@ def _value_facts(report: Report) -> Facts:
     return {
         "tensors_converted": len(report.tensors),
         "totals": vars(totals),
-        "tensors": {name: found for name, counts in report.tensors.items() if (found := counts.found())},
+        "tensors": {name: dict(found) for name, counts in report.tensors.items() if (found := counts.found())},
     }

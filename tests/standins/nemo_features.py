@@ -72,7 +72,8 @@ def mel_filters() -> Floats:
     rising = (frequencies - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - frequencies) / (edges[2:] - edges[1:-1])
     filters = np.maximum(0, np.minimum(rising, falling)) * 2 / (edges[2:] - edges[:-2])
-    return (np.rint(filters * 2**30) / 2**30).astype(np.float32)  # the last bits are libm's
+    rounded: Floats = (np.rint(filters * 2**30) / 2**30).astype(np.float32)  # the last bits are libm's
+    return rounded
 
 
 def _within(g: GraphBuilder, lens: str, x: str, at: str, axis: int = 1) -> str:

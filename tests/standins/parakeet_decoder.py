@@ -14,7 +14,7 @@ import math
 import numpy as np
 from onnx import TensorProto
 from parakeet_scale import DURATIONS, TOKENS, Scale
-from standin_graph import GraphBuilder
+from standin_graph import Dims, GraphBuilder
 from standin_weights import Floats, Weights, normal
 
 from hubpub.onnxfile import OnnxFile
@@ -84,8 +84,8 @@ def decoder_joint(scale: Scale, *, int8: bool = False) -> OnnxFile:
     out = Weights("joint/out", (width, len(columns)), math.sqrt(2 / width), ((1, tuple(columns)),), 0)
     logits = g.linear(both, "joint/joint_net", out, _logit_bias())
 
-    names = ["outputs_dynamic_axes_1", "outputs_dynamic_axes_2", "outputs_dynamic_axes_3", len(columns)]
-    g.output(logits, "outputs", TensorProto.FLOAT, [*names])
+    names: Dims = ["outputs_dynamic_axes_1", "outputs_dynamic_axes_2", "outputs_dynamic_axes_3", len(columns)]
+    g.output(logits, "outputs", TensorProto.FLOAT, names)
     g.output(lengths, "prednet_lengths", TensorProto.INT32, ["prednet_lengths_dynamic_axes_1"])
     for n, parts in enumerate(after, 1):
         state = g.node("Concat", *parts, at=f"{at}/states_{n}", axis=0)

@@ -19,7 +19,7 @@ import math
 import numpy as np
 from onnx import TensorProto
 from parakeet_scale import MELS, Scale
-from standin_graph import GraphBuilder
+from standin_graph import Dims, GraphBuilder
 from standin_weights import Floats, RelativePositions, Stream, Weights, normal
 
 from hubpub.onnxfile import OnnxFile
@@ -71,8 +71,8 @@ class _Encoder:
         for n in range(scale.layers):
             x = self._layer(x, f"layers.{n}", positions, padding, no_pair, last=n == scale.layers - 1)
         outputs = g.node("Transpose", x, at="encoder", perm=[0, 2, 1])
-        names = ["outputs_dynamic_axes_1", scale.width, "outputs_dynamic_axes_2"]
-        g.output(outputs, "outputs", TensorProto.FLOAT, [*names])
+        names: Dims = ["outputs_dynamic_axes_1", scale.width, "outputs_dynamic_axes_2"]
+        g.output(outputs, "outputs", TensorProto.FLOAT, names)
         g.output(lengths, "encoded_lengths", TensorProto.INT64, ["encoded_lengths_dynamic_axes_1"])
         return g.finish()
 
@@ -97,13 +97,8 @@ class _Encoder:
         x = g.node("Transpose", x, at=at, perm=[0, 2, 1, 3])
         x = g.node("Reshape", x, g.constant([0, 0, channels * MELS // 8]), at=at)
         inputs = channels * MELS // 8
-        out = Weights(
-            "pre_encode.out.weight",
-            (inputs, self.scale.width),
-            SUBSAMPLING_OUT / math.sqrt(inputs),
-            (self.stream.write(1),),
-            0,
-        )
+        std = SUBSAMPLING_OUT / math.sqrt(inputs)
+        out = Weights(f"{at}/out", (inputs, self.scale.width), std, (self.stream.write(1),), centered=0)
         bias = np.asarray(self.stream.offsets, np.float32)
         x = g.linear(x, f"{at}/out", out, bias)
         return x, g.node("Cast", lengths, at=at, to=TensorProto.INT64)
@@ -171,7 +166,7 @@ class _Encoder:
         return g.node("LayerNormalization", x, weight, bias, at=at, axis=-1, epsilon=1e-5)
 
     def _feed_forward(self, x: str, at: str) -> str:
-        g, width, inner = self.graph, self.scale.width, self.scale.inner
+        g, inner = self.graph, self.scale.inner
         x = g.linear(x, f"{at}/linear1", self._reading(f"{at}/linear1", inner, FEED_FORWARD_IN))
         x = g.silu(x, f"{at}/activation")
         return g.linear(x, f"{at}/linear2", self._writing(f"{at}/linear2", inner, FEED_FORWARD_OUT))
@@ -195,13 +190,10 @@ class _Encoder:
         for name in ("pos_bias_u", "pos_bias_v"):
             bias = g.tensor(f"{at}.{name}", normal(f"{at}.{name}", width).reshape(heads, depth))
             biased.append(transposed(g.node("Add", q, bias, at=f"{at}/{name}"), f"{at}/{name}"))
-        by_position = g.node(
-            "MatMul", biased[1], g.node("Transpose", p, at=f"{at}/p", perm=[0, 1, 3, 2]), at=f"{at}/bd"
-        )
-        by_position = self._shifted(by_position, f"{at}/rel_shift")
+        distances = g.node("Transpose", p, at=f"{at}/p", perm=[0, 1, 3, 2])
+        by_position = self._shifted(g.node("MatMul", biased[1], distances, at=f"{at}/bd"), f"{at}/rel_shift")
         by_content = g.node("MatMul", biased[0], g.node("Transpose", k, at=f"{at}/k", perm=[0, 2, 3, 1]), at=f"{at}/ac")
-        keys = self._size(by_content, 3, f"{at}/bd")
-        keys = g.node("Unsqueeze", keys, g.constant([0]), at=f"{at}/bd")
+        keys = g.node("Unsqueeze", self._size(by_content, 3, f"{at}/bd"), g.constant([0]), at=f"{at}/bd")
         by_position = g.node("Slice", by_position, g.constant([0]), keys, g.constant([3]), at=f"{at}/bd")
         scores = g.node("Add", by_content, by_position, at=at)
         scores = g.node("Div", scores, g.constant(math.sqrt(depth), np.float32), at=at)

@@ -34,7 +34,7 @@ class GraphBuilder:
         self._names: dict[str, int] = {}
 
     def finish(self) -> OnnxFile:
-        """The model, marked as synthetic and checked by onnx, its large tensors unwritten."""
+        """The model, marked as synthetic, its tensors unwritten."""
         domains = {node.domain for node in self._graph.node}
         self._file.model.opset_import.extend(
             helper.make_opsetid(domain, 17 if not domain else 1) for domain in sorted(domains)
@@ -85,6 +85,7 @@ class GraphBuilder:
 
     def tensor(self, name: str, value: Payload | npt.NDArray[Any], dims: tuple[int, ...] = ()) -> str:
         """An initializer: an array of any type, or the bytes of a float32 or quantized tensor of these dims."""
+        name = name.replace("/", ".")
         if isinstance(value, np.ndarray):
             element, dims = helper.np_dtype_to_tensor_dtype(value.dtype), value.shape
             payload: Payload = InMemory(value.tobytes())

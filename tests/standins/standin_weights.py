@@ -58,7 +58,7 @@ class Weights(Payload):
 
     @property
     def bound(self) -> float:
-        """No value is larger than this, and in a tensor of some size the largest is not much smaller."""
+        """Largest value there can be before centering, which in a tensor of some size is about the largest there is."""
         return float(_quantiles()[-1]) * self.std * math.prod(max(map(abs, factors)) for _, factors in self.gains)
 
     def arrays(self) -> Iterator[Floats]:
@@ -114,7 +114,7 @@ class Quantized(Payload):
             arrays = iter([np.concatenate(list(arrays)).reshape(self.source.shape).swapaxes(-1, -2)])
         for values in arrays:
             steps = np.rint(values * np.float32(1 / self.scale)) + self.ZERO_POINT
-            yield steps.astype(np.uint8).tobytes()
+            yield np.clip(steps, 0, 255).astype(np.uint8).tobytes()
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,6 @@ def ops(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def snr(expected: Array, got: Array) -> float:
-    """dB."""
+    """Signal to noise, dB."""
     noise = float(np.square(expected - got, dtype=np.float64).sum())
     return 10 * float(np.log10(np.square(expected, dtype=np.float64).sum() / max(noise, 1e-300)))
