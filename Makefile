@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-fast check bench docs lock clean
+.PHONY: setup demo test test-full test-fast check bench docs cards lock clean
 
 setup: $(READY)
 
@@ -20,9 +20,13 @@ demo: setup ## the main job, end to end: build the release, then check it as a s
 
 test: check ## all tests; the slow ones are named in the output
 	$(BIN)/python -m pytest --durations=15
+	@echo "left out: the tests marked full (gigabytes, minutes); make test-full runs them"
+
+test-full: setup ## the tests at the size of the real models
+	$(BIN)/python -m pytest -m full
 
 test-fast: setup
-	$(BIN)/python -m pytest -m "not slow and not registry"
+	$(BIN)/python -m pytest -m "not slow and not registry and not full"
 
 check: setup ## style, types, architecture, generated docs
 	$(BIN)/ruff check .

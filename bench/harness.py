@@ -28,6 +28,19 @@ class Run(NamedTuple):
     grown_bytes: int  # peak above what the process had before, imports done
 
 
+def standin(folder: Path) -> Path:
+    """Write the Parakeet encoder of the tests into ``folder``: structure and size of the real one, random weights."""
+    script = Path(__file__).parents[1] / "tests" / "standins" / "parakeet.py"
+    command = [sys.executable, str(script), "--out", str(folder), "--scale", "full", "--no-int8"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return folder / "encoder-model.onnx"
+
+
+def model_bytes(model: Path) -> int:
+    """Bytes of a model and its external data beside it."""
+    return sum(path.stat().st_size for path in model.parent.glob(f"{model.name}*"))
+
+
 def peak_bytes() -> int:
     """Peak resident memory of this process so far, mapped pages counted."""
     if sys.platform == "linux":  # ru_maxrss would start from the parent's

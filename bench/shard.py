@@ -10,44 +10,10 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from harness import compare, report
+from harness import compare, model_bytes, report, standin
 
 PEERS = ("hubpub", "cp", "onnx_ir", "onnx")
 SHARD_BYTES = 1_400_000_000
-
-
-def generate(path: Path, gigabytes: float) -> int:
-    """Write a model of MatMul weights and biases, as an encoder has them, with its data in one file; its bytes."""
-    import numpy as np
-    import onnx
-    from onnx import TensorProto, helper
-
-    rng = np.random.default_rng(0)
-    initializers: list[TensorProto] = []
-    nodes: list[onnx.NodeProto] = []
-    value, end = "x", 0
-    with path.with_name(f"{path.name}.data").open("wb") as data:
-        while end < gigabytes * 1e9:
-            layer = len(nodes) // 2
-            shape = [1024, 4096] if layer % 2 == 0 else [4096, 1024]
-            for name, dims in ((f"w{layer}", shape), (f"b{layer}", shape[1:])):
-                weights = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=dims)
-                nbytes = 4 * int(np.prod(dims))
-                weights.data_location = TensorProto.EXTERNAL
-                for key, entry in (("location", f"{path.name}.data"), ("offset", end), ("length", nbytes)):
-                    weights.external_data.add(key=key, value=str(entry))
-                data.write(rng.bytes(nbytes))
-                end += nbytes
-                initializers.append(weights)
-            nodes.append(helper.make_node("MatMul", [value, f"w{layer}"], [f"m{layer}"]))
-            nodes.append(helper.make_node("Add", [f"m{layer}", f"b{layer}"], [f"a{layer}"]))
-            value = f"a{layer}"
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["T", None]) for name in ("x", value)]
-    graph = helper.make_graph(nodes, "bench", ends[:1], ends[1:], initializers)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    path.write_bytes(model.SerializeToString(deterministic=True))
-    onnx.checker.check_model(str(path))
-    return end
 
 
 def run(peer: str, model: Path, target: Path) -> None:
@@ -82,9 +48,9 @@ def run(peer: str, model: Path, target: Path) -> None:
 
 
 def main() -> None:
-    """Generate, compare, print one line of JSON last."""
+    """Compare, print one line of JSON last."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gigabytes", type=float, default=1.0, help="size of the model, up to about 2.4")
+    parser.add_argument("--model", type=Path, help="default: the Parakeet stand-in at full size, 2.5 GB")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where to work; needs three times the size")
     parser.add_argument("--run", choices=PEERS, help=argparse.SUPPRESS)
@@ -94,8 +60,8 @@ def main() -> None:
         run(options.run, *options.paths)
         return
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        model, out = Path(name) / "m.onnx", Path(name) / "out"
-        size = generate(model, options.gigabytes)
+        model, out = options.model or standin(Path(name) / "in"), Path(name) / "out"
+        size = model_bytes(model)
 
         def clear() -> None:
             shutil.rmtree(out, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,10 +13,12 @@ from typing import Any, ClassVar
 from hubpub.build.environment import check_requirements, make_environment, read_header
 from hubpub.build.process import can_leave_network, last_line, run_process
 from hubpub.build.task import Inputs, Outcome, Room, Task
-from hubpub.errors import StepError
+from hubpub.errors import StepError, StoreError
 from hubpub.recipe import ScriptStep
 from hubpub.recipe.check import requirements_path
 from hubpub.store.files import storage_errors
+
+_FULL_BYTES = 64 << 10
 
 
 class ScriptTask(Task):
@@ -78,6 +81,9 @@ class ScriptTask(Task):
             timeout=self.step.timeout_minutes * 60,
             offline=offline,
         )
+        if code != 0 and shutil.disk_usage(desk).free < _FULL_BYTES:  # then it could not even print why
+            fix = "free some space (`hubpub cache collect` removes what no recent build used) and run again"
+            raise StoreError("the script failed, for no space is left on device", where=self.where, fix=fix)
         if code != 0:
             raise StepError(_failure(code, log, self.step), where=self.where, fix=f"all it printed is in {log}")
         for name, digest in room.digests.items():

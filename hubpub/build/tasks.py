@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +21,7 @@ from hubpub.measure.result import RunResult
 from hubpub.measure.run import run_client
 from hubpub.onnxfile.marks import is_synthetic
 from hubpub.recipe import RunSpec
+from hubpub.store import copy_file
 from hubpub.transform.base import Transform
 
 MEASUREMENTS, OBSERVED = "measurements.json", "observed.json"
@@ -133,7 +133,10 @@ class ClientTask(Task):
             files=options,
             synthetic=any(marked(room.inputs / prefix / name) for name in artifacts),
         )
-        shutil.copytree(room.resume, room.outputs, dirs_exist_ok=True)
+        for path in (path for path in sorted(room.resume.rglob("*")) if path.is_file()):
+            target = room.outputs / path.relative_to(room.resume)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            copy_file(path, target)
         seconds = sum(utterance.audio_s for utterance in result.utterances)
         return Outcome({"utterances": len(result.utterances), "audio_seconds": round(seconds, 3)})
 

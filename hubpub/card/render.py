@@ -108,11 +108,19 @@ def _origin(manifest: Manifest, path: str) -> str:
 
 def _lookup(manifest: Manifest) -> dict[str, str]:
     """``run/metric`` (and ``run/metric - other/metric``) → the figure as it is written."""
-    return {
+    found = {
         each.key if each.against is None else f"{each.key} - {each.against}": figure(each.model_dump(mode="json"))
         for each in manifest.all_measurements()
         if each.subset is None
     }
+    return _InPart(found) if manifest.partial else found
+
+
+class _InPart(dict[str, str]):
+    """Of a part of a recipe not all is measured, and prose may quote the rest."""
+
+    def __missing__(self, key: str) -> str:
+        return "(not measured)"
 
 
 def _render_all(environment: Any, value: Any, facts: dict[str, Any]) -> Any:

@@ -69,6 +69,10 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone
         sys.exit(141)
+    except OSError as error:  # standard output that cannot be written
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"hubpub: {where}{error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _interrupt(_number: int, _frame: object) -> None:

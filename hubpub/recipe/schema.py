@@ -20,6 +20,7 @@ def recipe_schema() -> Schema:
     """JSON Schema of a recipe as a user writes it: with placeholders, where there may be some."""
     schema = copy.deepcopy(Recipe.model_json_schema(by_alias=True))
     _close(schema)
+    _require_kinds(schema, schema["$defs"])
     opened: set[str] = set()
     for section in EXPANDED:
         _open(schema["properties"][section], schema["$defs"], opened)
@@ -38,6 +39,20 @@ def _close(schema: Any) -> None:
     elif isinstance(schema, list):
         for below in schema:
             _close(below)
+
+
+def _require_kinds(schema: Any, defs: dict[str, Schema]) -> None:
+    """Make the key that tells the members of a union apart a required one, also where a model has a default for it."""
+    if isinstance(schema, dict):
+        if "discriminator" in schema:
+            for reference in schema["discriminator"]["mapping"].values():
+                member = defs[reference.rsplit("/", 1)[1]]
+                member["required"] = sorted({*member.get("required", []), schema["discriminator"]["propertyName"]})
+        for below in schema.values():
+            _require_kinds(below, defs)
+    elif isinstance(schema, list):
+        for below in schema:
+            _require_kinds(below, defs)
 
 
 def _open(schema: Schema, defs: dict[str, Schema], opened: set[str]) -> None:

@@ -67,7 +67,8 @@ def storage_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        # NumPy says "6400 requested and 3040 written", and no more.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or (error.errno is None and "written" in str(error)):
             fix = "free some space (`hubpub cache collect` removes what no recent build used) and run again"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             fix = "choose a folder that you may write to (--cache, HUBPUB_CACHE or --output)"

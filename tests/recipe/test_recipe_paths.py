@@ -103,11 +103,9 @@ def test_the_template_is_a_name(tmp_path: Path, template: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["a", "a.b", ".hidden", "..a", "a..", "...", "a/b/c", "a b", "é/日本", "-x", "a'b", "x:y"[::2] + ":z"]
+    "path", ["a", "a.b", ".hidden", "..a", "a..", "...", "a/b/c", "a b", "é/日本", "-x", "a'b", "ab:c"]
 )
 def test_paths_that_are_fine(path: str) -> None:
-    if path == "xy:z":
-        assert unsafe_path("ab:c") is None  # a colon later on is no drive
     assert unsafe_path(path) is None
 
 

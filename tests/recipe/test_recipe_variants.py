@@ -3,6 +3,7 @@
 # ruff: noqa: E501 (tables with a case in each line)
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -188,11 +189,11 @@ def test_what_cannot_be_written_out(text: str, expected: list[str]) -> None:
 
 
 def test_a_matrix_is_no_bomb() -> None:
-    variants = "".join(f"  v{number}: {{}}\n" for number in range(8_000))
-    files = "".join(f"  f{number}: a/b\n" for number in range(8_000))
+    variants = "".join(f"  v{number}: {{}}\n" for number in range(2_000))
+    files = "".join(f"  f{number}: a/b\n" for number in range(2_000))
     started = time.monotonic()
     (line,) = refused(f"variants:\n{variants}files:\n{files}")
-    assert line == "8002:1: files: the variants unfold it to more than 50000 values"
+    assert line == "2002:1: files: the variants unfold it to more than 50000 values"
     assert time.monotonic() - started < 15
 
 
@@ -225,7 +226,7 @@ def test_a_missing_key_of_a_later_gate_is_not_taken_for_that_of_a_dropped_one() 
 
 NAMES = st.sampled_from(["a", "b", "c", "wide", "x1"])
 VALUES = st.integers(0, 3) | st.sampled_from(["s", "t", ""]) | st.booleans()
-PIECES = st.sampled_from(["${variant}", "${one}", "${two}", "$$", "$", "{", "}", "x", "-"])
+PIECES = st.sampled_from(["${variant}", "${one}", "${two}", "$$", "{", "}", "x", "-"])
 TEXTS = st.lists(PIECES, max_size=3).map("".join)
 
 
@@ -255,17 +256,7 @@ def oracle(text: str, values: dict[str, Any]) -> Any:
     texts=st.lists(TEXTS, min_size=1, max_size=3),
 )
 def test_any_matrix_gives_what_filling_in_by_hand_gives(matrix: dict[str, dict[str, Any]], texts: list[str]) -> None:
-    import json
-
     data = {"variants": matrix, "gates": [{"text": text} for text in texts], "files": {"${variant}/f": texts}}
-    if any(
-        "${x" in text or "${$" in text or "${-" in text or "${}" in text or text.rstrip("x-$}").endswith("${")
-        for text in texts
-    ):
-        return
-    unclosed = [text for text in texts if "${" in oracle(text.replace("$$", ""), {"variant": "", "one": "", "two": ""})]
-    if unclosed:
-        return
     document, owners = expanded(json.dumps(data))
     every = {name: {**values, "variant": name} for name, values in matrix.items()}
     wanted: list[Any] = []

@@ -114,7 +114,7 @@ def first_opening(root: str) -> None:
 
 def sweep_race(root: str) -> None:
     """Scratch folders are made while other processes open the store, and sweep."""
-    end = time.monotonic() + 0.8
+    end = time.monotonic() + 0.5
 
     def work() -> None:
         with Store(Path(root)) as store:
@@ -135,7 +135,7 @@ def sweep_race(root: str) -> None:
 
 def collect_race(root: str) -> None:
     """Builds come and go while everything old is being removed, which to the collector is everything."""
-    end = time.monotonic() + 1.0
+    end = time.monotonic() + 0.7
 
     def build(name: str) -> None:
         number = 0
