@@ -110,24 +110,22 @@ class ClientTask(Task):
         self.libraries = client.libraries
 
     def identity(self) -> dict[str, Any]:
-        """Options and class of machine (other kernels may give other figures), and the name that figures bear."""
-        return {
-            "run": self.name,
-            "client": self.client.model_dump(mode="json"),
-            "machine": machine().model_dump(mode="json"),
-        }
+        """Options and class of machine, as other kernels may give other figures; their names come with the metrics."""
+        return {"client": self.client.model_dump(mode="json"), "machine": machine().model_dump(mode="json")}
 
     def run(self, room: Room) -> Outcome:
         """Run it in a process of its own."""
         prefix = "files/"
         artifacts = {name[len(prefix) :]: file.sha256 for name, file in room.digests.items() if name.startswith(prefix)}
         options = {reference: room.inputs / "options" / reference for reference in self.client.references()}
+        # Progress is shown in bytes of the inputs; the audio that was dealt with stands for its share of them.
+        share = sum(file.size for file in room.digests.values()) / Corpus.load(room.inputs / "corpus").seconds
         result = run_client(
             self.client,
             room.inputs / "files",
             room.inputs / "corpus",
             room.resume,
-            lambda seconds: None,
+            lambda seconds: room.progress(round(seconds * share)),
             run=self.name.removeprefix("runs/"),
             artifacts=artifacts,
             files=options,

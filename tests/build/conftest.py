@@ -17,7 +17,7 @@ __all__ = ["copied", "finished", "pip_index", "project", "store"]
 
 
 @pytest.fixture
-def pip_index(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+def pip_index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
     """Make one package index the only one that pip is configured for."""
 
     def use(url: str) -> None:
@@ -26,5 +26,7 @@ def pip_index(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
                 monkeypatch.delenv(name)
         monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
         monkeypatch.setenv("PIP_INDEX_URL", url)
+        monkeypatch.setenv("PIP_RETRIES", "0")
+        monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
 
     return use

@@ -51,8 +51,8 @@ def _from_index(project: Project) -> Project:
 class Published:
     """A release made from a wheel, moved away from its project, which is gone."""
 
-    def __init__(self, folder: Path, index: IndexStub, built: Built) -> None:
-        self.folder, self.index, self.built = folder, index, built
+    def __init__(self, folder: Path, store: Path, index: IndexStub, built: Built) -> None:
+        self.folder, self.store, self.index, self.built = folder, store, index, built
 
     @property
     def manifest(self) -> Manifest:
@@ -71,8 +71,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
         assert built.bytes_fetched == 0  # what resolving fetched was not fetched again
         shutil.copytree(built.folder, folder / "moved")
         shutil.rmtree(project.folder)
-        shutil.rmtree(folder / "store")
-        yield Published(folder / "moved", index, built)
+        yield Published(folder / "moved", folder / "store", index, built)
 
 
 @pytest.fixture
@@ -81,6 +80,13 @@ def release(published: Published, tmp_path: Path, pip_index: Callable[[str], Non
     pip_index(published.index.simple)
     shutil.copytree(published.folder, tmp_path / "release")
     return tmp_path / "release"
+
+
+@pytest.fixture
+def warm(published: Published, tmp_path: Path) -> Path:
+    """A store that has every step."""
+    shutil.copytree(published.store, tmp_path / "warm", symlinks=True)
+    return tmp_path / "warm"
 
 
 def _rebuild(where: str | Path, store: Path, output: Path) -> tuple[Built, Manifest | None]:
@@ -101,23 +107,23 @@ def test_from_the_release_alone(published: Published, release: Path, store: Path
     assert list((store / "scratch").iterdir()) == []
 
 
-def test_in_its_own_place(release: Path, store: Path, published: Published) -> None:
-    built, _ = _rebuild(release, store, release)
+def test_in_its_own_place(release: Path, warm: Path, published: Published) -> None:
+    built, _ = _rebuild(release, warm, release)
     assert built.manifest.digest == published.manifest.digest
     assert verify_release(release)
-    assert _rebuild(release, store, release)[0].unchanged
+    assert _rebuild(release, warm, release)[0].unchanged
 
 
-def test_the_command_line_says_whether_it_is_the_same(release: Path, store: Path, tmp_path: Path) -> None:
-    done = hubpub("build", release, "--cache", store, "--json", cwd=tmp_path)
+def test_the_command_line_says_whether_it_is_the_same(release: Path, warm: Path, tmp_path: Path) -> None:
+    done = hubpub("build", release, "--cache", warm, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert said["same_as_release"] is True
     assert Path(said["release"]) == tmp_path / "dist" / "toy"
-    again = hubpub("build", release, "--cache", store, cwd=tmp_path)
+    again = hubpub("build", release, "--cache", warm, cwd=tmp_path)
     assert again.stdout.splitlines()[-2].startswith("unchanged: dist/toy, 6 files")
     assert again.stdout.splitlines()[-1] == "the same content as the release"
-    part = hubpub("build", release, "--cache", store, "--json", "--only", "notes.txt", cwd=tmp_path)
+    part = hubpub("build", release, "--cache", warm, "--json", "--only", "notes.txt", cwd=tmp_path)
     assert json.loads(part.stdout)["same_as_release"] is None
 
 
@@ -274,10 +280,10 @@ def hub(published: Published, monkeypatch: pytest.MonkeyPatch, pip_index: Callab
 
 
 @pytest.mark.parametrize("revision", ["", "@main", "@v1"])
-def test_from_the_hub(hub: HubStub, published: Published, store: Path, tmp_path: Path, revision: str) -> None:
+def test_from_the_hub(hub: HubStub, published: Published, warm: Path, tmp_path: Path, revision: str) -> None:
     if revision == "@v1":
-        _rebuild(f"hf://owner/repo{revision}", store, tmp_path / "again")
-    with Store(store) as opened, recipe_of(f"hf://owner/repo{revision}", opened) as (path, name, release):
+        _rebuild(f"hf://owner/repo{revision}", warm, tmp_path / "again")
+    with Store(warm) as opened, recipe_of(f"hf://owner/repo{revision}", opened) as (path, name, release):
         assert (name, release) == ("toy", published.manifest)
         assert path.read_bytes() == (published.folder / "recipe" / "toy.yaml").read_bytes()
     if revision == "@v1":

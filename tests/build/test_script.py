@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from archives import make_zip
 from index_stub import IndexStub
-from toy import BODY, CONVERT, HEAD, Project, command, environment, hubpub, make_project
+from toy import BODY, CONVERT, HEAD, Project, command, environment, make_project
 
 from hubpub.build import verify_release
 from hubpub.build.process import can_leave_network, run_process
@@ -249,9 +250,9 @@ def test_when_hubpub_ends_its_script_and_all_its_children_end(project: Project, 
 
 
 def test_the_launcher_ends_as_its_command_does(tmp_path: Path) -> None:
-    def run(code: str, **options: float) -> int | None:
+    def run(code: str, timeout: float | None = None) -> int | None:
         arguments = [sys.executable, "-c", code]
-        return run_process(arguments, folder=tmp_path, settings=os.environ, log=tmp_path / "log", **options)
+        return run_process(arguments, folder=tmp_path, settings=os.environ, log=tmp_path / "log", timeout=timeout)
 
     assert run("pass") == 0
     assert [run(f"raise SystemExit({code})") for code in (1, 42, 97, 255)] == [1, 42, 97, 255]
@@ -356,45 +357,40 @@ def _use_dependency(project: Project, sha256: str) -> None:
 
 
 def test_a_dependency_comes_from_the_users_index_into_an_environment_of_its_own(
-    project: Project, store: Path, pip_index: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    project: Project, store: Path, pip_index: Callable[[str], None]
 ) -> None:
-    import hashlib
-
-    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
     wheel = _wheel("toydep", "1.0", "value = 1\n")
     with IndexStub({"toydep-1.0-py3-none-any.whl": wheel}) as index:
+        pip_index(index.simple)
         _use_dependency(project, hashlib.sha256(wheel).hexdigest())
-        done = hubpub(
-            *("build", project.path, "--cache", store, "-o", project.folder / "out", "-q"),
-            PIP_CONFIG_FILE=os.devnull,
-            PIP_INDEX_URL=index.simple,
-            UV_CACHE_DIR=str(tmp_path / "uv"),
-        )
-        assert (done.returncode, done.stderr) == (0, "")
+        built = project.build(store)
         assert index.asked_for(".whl")
-    assert verify_release(project.folder / "out")
+    assert (
+        built.manifest.steps["convert"].identity["requirements"]
+        == built.manifest.records["recipe/scripts/convert.requirements.txt"].sha256
+    )
+    asked = len(index.log)
+    project.recipe["steps"]["convert"]["args"] = ["9"]
+    project.save()
+    assert project.build(store).ran == ("convert",)
+    assert len(index.log) == asked, "an environment is made once"
 
 
 @pytest.mark.parametrize(("files", "says"), [(True, "ash mismatch"), (False, "toydep")])
-def test_a_dependency_that_cannot_be_had(project: Project, store: Path, tmp_path: Path, files: bool, says: str) -> None:
+def test_a_dependency_that_cannot_be_had(
+    project: Project, store: Path, pip_index: Callable[[str], None], files: bool, says: str
+) -> None:
     wheel = _wheel("toydep", "1.0", "value = 1\n")
     with IndexStub({"toydep-1.0-py3-none-any.whl": wheel} if files else {}) as index:
+        pip_index(index.simple)
         _use_dependency(project, "0" * 64)
-        done = hubpub(
-            *("build", project.path, "--cache", store, "-o", project.folder / "out", "-q"),
-            PIP_CONFIG_FILE=os.devnull,
-            PIP_INDEX_URL=index.simple,
-            PIP_RETRIES="0",
-            UV_CACHE_DIR=str(tmp_path / "uv"),
-        )
-    assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1
-    assert "steps.convert: its environment cannot be made: " in done.stderr
-    assert says in done.stderr
-    assert not (project.folder / "out").exists()
+        with pytest.raises(StepError, match=f"steps.convert: its environment cannot be made: .*{says}") as caught:
+            project.build(store)
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (project.folder / "dist" / "toy").exists()
     project.script.write_text(CONVERT)
     project.requirements.write_text("")
-    assert project.build(store, project.folder / "out")
+    assert project.build(store)
 
 
 def test_a_script_that_is_gone_is_a_problem_of_the_recipe(small: tuple[Project, Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import threading
 import time
@@ -39,11 +40,12 @@ def _ran(builds: list[Built]) -> list[str]:
     return sorted(name for built in builds for name in built.ran)
 
 
-def test_the_same_output(project: Project, store: Path, finished: Finished) -> None:
+def test_the_same_output(project: Project, store: Path) -> None:
+    project.without_measurements()
     builds = _at_once(*[lambda: project.build(store)] * 3)
-    assert _ran(builds) == sorted(finished.built.ran)  # each step once overall
+    assert _ran(builds) == ["convert", "files/sharded/model.onnx#1"]  # each step once overall
     assert sorted(built.unchanged for built in builds) == [False, True, True]
-    assert {built.manifest.digest for built in builds} == {finished.built.manifest.digest}
+    assert len({built.manifest.digest for built in builds}) == 1
     assert verify_release(project.folder / "dist" / "toy")
     with Store(store) as opened:
         assert list(opened.verify()) == []
@@ -51,12 +53,13 @@ def test_the_same_output(project: Project, store: Path, finished: Finished) -> N
 
 def test_different_outputs_of_one_store(project: Project, store: Path, finished: Finished, tmp_path: Path) -> None:
     outputs = [tmp_path / f"out{number}" for number in range(3)]
-    builds = _at_once(*[lambda output=output: project.build(store, output) for output in outputs])  # type: ignore[misc]
+    builds = _at_once(*[lambda output=output: project.build(store, output) for output in outputs])
     assert _ran(builds) == sorted(finished.built.ran)
     assert {verify_release(output).digest for output in outputs} == {finished.built.manifest.digest}
 
 
-def test_two_processes_and_no_lock_yet(project: Project, store: Path, finished: Finished, tmp_path: Path) -> None:
+def test_two_processes_and_no_lock_yet(project: Project, store: Path, tmp_path: Path) -> None:
+    project.without_measurements()
     outputs = [tmp_path / "one", tmp_path / "two"]
     processes = [
         subprocess.Popen(
@@ -70,7 +73,13 @@ def test_two_processes_and_no_lock_yet(project: Project, store: Path, finished: 
     ]
     said = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
-    assert {verify_release(output).digest for output in outputs} == {finished.built.manifest.digest}
+    digests = {json.loads(out)["digest"] for out, _ in said}
+    assert len(digests) == 1
+    assert {verify_release(output).digest for output in outputs} == digests
+    assert sorted(name for out, _ in said for name in json.loads(out)["ran"]) == [
+        "convert",
+        "files/sharded/model.onnx#1",
+    ]
 
 
 def test_a_reader_sees_a_whole_release_at_every_moment(copied: Finished) -> None:
@@ -80,11 +89,16 @@ def test_a_reader_sees_a_whole_release_at_every_moment(copied: Finished) -> None
     stop = threading.Event()
 
     def look() -> None:
+        missed = 0
         while not stop.is_set():
-            files = {path.name for path in copied.release.iterdir()}
-            if not {"README.md", "hubpub.json", "model.onnx"} <= files:
-                problems.append(f"only {files}")
-            text = (copied.release / "README.md").read_text()
+            try:
+                text = (copied.release / "README.md").read_text()
+            except FileNotFoundError:
+                missed += 1  # the folder was exchanged between two steps of the path's look-up; not twice in a row
+                if missed > 1 or not copied.release.is_dir():
+                    problems.append("no card")
+                continue
+            missed = 0
             seen.add(text.partition("# Text ")[2][:1])
             if not text.endswith("`.\n"):
                 problems.append(text)

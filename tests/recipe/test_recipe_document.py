@@ -269,7 +269,7 @@ class Writer:
             self.lines.append(f"{start} {text}" if start else text)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=DATA)
 def test_any_data_comes_back_with_its_places(data: Any) -> None:
     writer = Writer(data)
@@ -284,7 +284,7 @@ def check_readable(error: RecipeError) -> None:
     assert all(problem.message and str(problem).isprintable() for problem in error.problems)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(raw=st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_any_bytes_are_data_or_a_recipe_error(raw: bytes) -> None:
     try:
@@ -299,7 +299,7 @@ YAML_BITS = st.sampled_from([
 ])  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(text=st.lists(YAML_BITS, max_size=25).map("".join))
 def test_any_pieces_of_yaml_are_data_or_a_recipe_error(text: str) -> None:
     try:

@@ -108,7 +108,7 @@ def test_accidents_to_the_shipped_recipe(recipes: Path, seed: int, count: int) -
     check(recipes / "fuzz.yaml", text.encode())
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 4))
 def test_accidents_to_a_recipe_that_uses_everything(
     tmp_path_factory: pytest.TempPathFactory, recipes: Path, seed: int, count: int

@@ -57,9 +57,14 @@ def put(place: str, path: str) -> str:
     return changed(old, quoted.replace("PATH", json.dumps(path, ensure_ascii=False)[1:-1]))
 
 
+@pytest.mark.parametrize("path", PATHS)
+def test_unsafe_paths(path: str) -> None:
+    assert unsafe_path(path) == PATHS[path]
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_a_path_that_leaves_is_refused_wherever_it_stands(tmp_path: Path, place: str) -> None:
-    for path, why in PATHS.items():
+    for path, why in list(PATHS.items())[::3]:
         lines = [line for line in problems(tmp_path, put(place, path)) if why in line]
         assert len(lines) == 1, f"{path!r} as {place}: {problems(tmp_path, put(place, path))}"
         field = place.removesuffix(" key").removesuffix(" value")
@@ -109,7 +114,7 @@ def test_paths_that_are_fine(path: str) -> None:
     assert unsafe_path(path) is None
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     path=st.text(st.sampled_from("ab./\\:\0\n\x7f\x80é~"), max_size=12)
     | st.text(st.characters(codec=None), max_size=20)

@@ -250,7 +250,7 @@ def oracle(text: str, values: dict[str, Any]) -> Any:
     return became
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     matrix=st.dictionaries(NAMES, st.fixed_dictionaries({"one": VALUES, "two": VALUES}), min_size=1, max_size=3),
     texts=st.lists(TEXTS, min_size=1, max_size=3),

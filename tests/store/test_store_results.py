@@ -37,7 +37,7 @@ def test_what_was_saved_comes_back(store: Store) -> None:
         assert again.result(KEY) is not None
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     facts=st.dictionaries(
         st.text(),
