@@ -43,7 +43,7 @@ def render_card(manifest: Manifest, card: Mapping[str, Any], template: Path) -> 
     try:
         prose = _render_all(environment, dict(card), facts)
         body = environment.from_string(template.read_text("utf-8")).render(card=prose, **facts)
-    except (TemplateError, TypeError, ValueError, KeyError, ArithmeticError, OverflowError) as error:
+    except (TemplateError, TypeError, ValueError, KeyError, ArithmeticError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None)
         where = f"{template}:{line}" if line else str(template)
         raise ReleaseError(f"the card cannot be rendered: {' '.join(str(error).split())}", where=where) from error

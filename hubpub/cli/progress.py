@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ def reporter(*, quiet: bool) -> Iterator[Reporter]:
     """The reporter that fits standard error."""
     if quiet:
         yield Silent()
-    elif sys.stderr.isatty():
+    elif sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb":
         with Bars() as bars:
             yield bars
     else:

@@ -382,4 +382,5 @@ def _read_record(path: Path) -> Result | None:
 def _file_name(label: str) -> str:
     """``label`` as a file name: itself if it is short and plain, else something like it with a digest of it."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", label)[:80]
-    return plain if plain == label else f"{plain}-{hashlib.sha256(os.fsencode(label)).hexdigest()[:16]}"
+    digest = hashlib.sha256(label.encode("utf-8", "surrogatepass")).hexdigest()
+    return plain if plain == label else f"{plain}-{digest[:16]}"

@@ -11,6 +11,7 @@ import pytest
 from toy import Finished, Project, Recorder, tree, write_clip
 
 from hubpub.build import Silent, lock, plan
+from hubpub.build.plan import wanted_files
 from hubpub.errors import DigestMismatch, LockError, SourceError
 from hubpub.recipe import lock_path, read_lock
 from hubpub.store import Store
@@ -184,3 +185,20 @@ def test_a_plan_changes_nothing_but_the_lock(project: Project, store: Path) -> N
     after = tree(project.folder)
     assert after.keys() - before.keys() == {"recipes/toy.lock"}
     assert {name: after[name] for name in before} == before
+
+
+def test_what_a_client_reads_besides_the_release_is_fetched_even_where_its_run_is_cached(
+    project: Project, store: Path
+) -> None:
+    """The finished release is loaded too, and by then the cache may have been collected."""
+    for source, wanted in (("data/model.onnx", {"model.onnx"}), ("convert/model.onnx", set())):
+        segment = {"by": "vad", "model": source}
+        via = {"client": "onnx-asr", "model": "whisper", "language": "en", "segment": segment}
+        project.recipe["measure"]["whole"].update(via=via, metrics=["rtf"])
+        project.recipe["files"] = {"model.onnx": "convert/model.onnx"}
+        project.recipe["measure"].pop("sharded", None)
+        project.recipe["gates"] = []
+        project.save()
+        with Store(store) as opened:
+            made, _ = plan(project.path, opened, Silent(), locked=False, only=None, variant=None)
+        assert wanted_files(made, []).get("data", set()) == wanted

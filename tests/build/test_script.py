@@ -222,7 +222,7 @@ def test_what_a_stopped_script_started_is_ended(step: Callable[..., str], tmp_pa
 @LINUX
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_when_hubpub_ends_its_script_and_all_its_children_end(project: Project, store: Path, number: int) -> None:
-    mark = f"left-by-{project.folder}"
+    mark = f"left-by-{project.without_measurements().folder}"
     project.replace_script(SPAWN.format(mark=mark, seconds=60))
     process = subprocess.Popen(
         command("build", project.path, "--cache", store, "--output", project.folder / "out"),

@@ -51,6 +51,7 @@ def test_the_same_output(project: Project, store: Path) -> None:
         assert list(opened.verify()) == []
 
 
+@pytest.mark.slow
 def test_different_outputs_of_one_store(project: Project, store: Path, finished: Finished, tmp_path: Path) -> None:
     outputs = [tmp_path / f"out{number}" for number in range(3)]
     builds = _at_once(*[lambda output=output: project.build(store, output) for output in outputs])

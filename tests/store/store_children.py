@@ -237,6 +237,8 @@ def exchange_killed(folder: str, renames: str) -> None:
 
 def full_disk(root: str) -> None:
     """Fill a small file system; each refusal is one clear line, and nothing of what failed is visible."""
+    reserve = Path(root) / "reserve"
+    reserve.write_bytes(bytes(64 << 10))  # what is given back in the end is enough to go on with
     store = Store(Path(root) / "store")
     kept: list[FileDigest] = []
     error: StoreError | None = None
@@ -282,6 +284,7 @@ def full_disk(root: str) -> None:
     with contextlib.suppress(StoreError):
         Store(Path(root) / "second").close()
     ballast.unlink()
+    reserve.unlink()
     with Store(Path(root) / "store") as again:
         assert put_bytes(again, b"there is room again").size == 19
 
