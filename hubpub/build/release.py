@@ -19,6 +19,7 @@ from hubpub.build.script import ScriptTask
 from hubpub.build.task import Task, distribution_version
 from hubpub.build.tasks import MEASUREMENTS, OBSERVED, ClientTask, CorpusTask, MetricsTask, marked
 from hubpub.card import render_card
+from hubpub.card.render import PROSE
 from hubpub.corpus.corpus import INDEX, Corpus
 from hubpub.errors import GateError, ReleaseError
 from hubpub.gate import Verdict, judge
@@ -177,8 +178,9 @@ def assemble(
     staged = folder / "recipe" / "templates" / template.name
     try:
         text = render_card(manifest, card.model_dump(mode="json"), staged)
-    except ReleaseError as error:  # the reader knows the template by its own place
-        raise ReleaseError(error.what, where=str(error.where).replace(str(staged), str(template))) from error
+    except ReleaseError as error:  # the reader knows recipe and template by their own places
+        where = str(error.where).replace(str(staged), str(template))
+        raise ReleaseError(error.what, where=plan.loaded.where("card") if where == PROSE else where) from error
     write_atomic(folder / CARD, text.encode())
     observed = manifest.observed.model_copy(update={"files": {**timings, CARD: _digest(store, folder / CARD)}})
     manifest = manifest.model_copy(update={"observed": observed})

@@ -13,6 +13,8 @@ from hubpub.errors import ReleaseError
 from hubpub.manifest import Manifest
 
 MAX_CARD_BYTES = 4 << 20
+PROSE = "card"
+"""Where an error is, when it is in the recipe's prose."""
 
 
 def render_card(manifest: Manifest, card: Mapping[str, Any], template: Path) -> str:
@@ -40,12 +42,14 @@ def render_card(manifest: Manifest, card: Mapping[str, Any], template: Path) -> 
     machines = (each.machine for each in manifest.all_measurements())
     facts["machines"] = list(dict.fromkeys(f"{each.cpu}, {each.cores} cores, {each.system}" for each in machines))
     facts["origins"] = {path: _origin(manifest, path) for path in manifest.files}
+    place: str | Path = PROSE
     try:
         prose = _render_all(environment, dict(card), facts)
+        place = template
         body = environment.from_string(template.read_text("utf-8")).render(card=prose, **facts)
     except (TemplateError, TypeError, ValueError, KeyError, ArithmeticError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None)
-        where = f"{template}:{line}" if line else str(template)
+        where = f"{place}:{line}" if line and place is template else str(place)
         raise ReleaseError(f"the card cannot be rendered: {' '.join(str(error).split())}", where=where) from error
     text = front_matter(manifest, card) + body.strip() + "\n"
     if len(text.encode()) > MAX_CARD_BYTES:

@@ -11,9 +11,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "source"))  # the loopback servers
 
-from toy_fixtures import copied, finished, project, store
+from toy_fixtures import copied, finished, project, small, step, store
 
-__all__ = ["copied", "finished", "pip_index", "project", "store"]
+__all__ = ["copied", "finished", "pip_index", "project", "small", "step", "store"]
 
 
 @pytest.fixture

@@ -169,11 +169,14 @@ def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
     arena = Arena(project, folder, project.build(folder / "undisturbed").manifest)
     arena.fresh()
     arena.finish()  # also starts the server that builds are forked from, and writes the lock
+    took = []
     for _ in range(2):
         arena.fresh()
+        process, _mark = arena.start()
         began = time.monotonic()
-        arena.finish()
-        arena.seconds = time.monotonic() - began
+        process.join(60)
+        took.append(time.monotonic() - began)
+    arena.seconds = min(took)
     yield arena
     shutil.rmtree(folder)
 

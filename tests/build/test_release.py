@@ -247,6 +247,16 @@ def test_a_fault_in_the_template_is_named_where_the_reader_finds_it(copied: Fini
     assert tree(copied.release) == before
 
 
+def test_a_fault_in_the_prose_is_named_in_the_recipe(copied: Finished) -> None:
+    copied.project.recipe["card"]["sections"]["Use"] = "It is {{ measured['whole/werr'] }}."
+    copied.project.save()
+    with pytest.raises(ReleaseError, match="no attribute 'whole/werr'") as caught:
+        copied.project.build(copied.store)
+    assert str(caught.value).startswith(
+        f"{copied.project.path}:{copied.project.line_of('card:')}:1: card: the card cannot"
+    )
+
+
 def test_verify_does_not_call_a_rejected_release_good(copied: Finished) -> None:
     copied.project.recipe["gates"] = [{"measure": "sharded/cosine", "min": 1.5}]
     copied.project.save()
