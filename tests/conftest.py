@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,9 @@ from hubpub.source import SourceContext
 from hubpub.store import Store, default_root
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before onnxruntime is loaded: it would leave a file in TMPDIR
+
+# A shell's background jobs ignore Ctrl-C, and what we start would inherit that; tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "whisper-tiny.en.yaml"
