@@ -13,7 +13,11 @@
     ├── OverlapError         calibration and evaluation audio are not disjoint
     ├── MeasureError         a client or a metric failed
     ├── GateError            a budget was missed
-    └── ReleaseError         a release folder is incomplete or does not match its manifest
+    ├── ReleaseError         a release folder is incomplete or does not match its manifest
+    ├── PublishError         the remote repo cannot be made equal to the release; it is as it was
+    │   ├── RefusedError     the release must not be published
+    │   └── MovedError       the remote head is not the one that was compared
+    └── LocalHubError        the Hub on loopback cannot start, or cannot be seeded
 
 The command line prints ``str(error)`` and exits with ``error.exit_code``; a traceback is a bug of ours.
 """
@@ -139,3 +143,23 @@ class GateError(HubpubError):
 
 class ReleaseError(HubpubError):
     """A release folder is incomplete or does not match its manifest."""
+
+
+class PublishError(HubpubError):
+    """The remote repo cannot be made equal to the release; unless it says otherwise, the remote is as it was."""
+
+
+class RefusedError(PublishError):
+    """The release must not be published; ``what`` holds every reason, a line each."""
+
+    exit_code = 3
+
+
+class MovedError(PublishError):
+    """The remote head is not the one that was compared."""
+
+    exit_code = 4
+
+
+class LocalHubError(HubpubError):
+    """The Hub on loopback cannot start, or cannot be seeded."""

@@ -21,7 +21,9 @@ Transform = Annotated[Shard | Fp16, Field(discriminator="transform")]
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 REFERENCE = r"^[A-Za-z0-9][A-Za-z0-9._-]*/.+$"
+GIT_NAME = r"^[A-Za-z0-9](?:[A-Za-z0-9_+-]|[./](?=[A-Za-z0-9_+-]))*$"
 PATTERNS = {
+    GIT_NAME: "a branch or tag: letters, digits and _ + - with single . and / between them",
     NAME: "a name: letters, digits, and after the first of them also . _ -",
     REFERENCE: "a file written as <source or step>/<path in it>",
     LANGUAGE: "a language code such as en, zh-Hant or multilingual",
@@ -35,6 +37,9 @@ Name = Annotated[str, Field(pattern=NAME, max_length=80)]
 
 Reference = Annotated[str, Field(pattern=REFERENCE, max_length=400)]
 """A file: ``<source or step>/<path within it>``."""
+
+GitName = Annotated[str, Field(pattern=GIT_NAME, max_length=80)]
+"""A branch or tag."""
 
 FilePath = Annotated[str, Field(min_length=1, max_length=400)]
 """A relative POSIX path below a folder."""
@@ -155,6 +160,25 @@ class CardSpec(Model):
         return self
 
 
+class PublishSpec(Model):
+    """Where the release goes, and what must hold there."""
+
+    repo: RepoId = Field(description="owner/name on the Hub; made when it does not exist")
+    branch: GitName = Field("main", description="the branch that users load from")
+    pull_request: bool = Field(False, description="open a pull request instead of committing to the branch")
+    tag: GitName | None = Field(None, description="tag put on the published commit")
+    private: bool = Field(False, description="whether a repo that is made here is private")
+    keep: tuple[FilePath, ...] = Field(
+        (), description="files of the remote repo (globs) that are left alone though the release does not hold them"
+    )
+    drop_in_for: Name | None = Field(
+        None, description="a source that it replaces: its file names, graph inputs and outputs, and loaders keep working"
+    )
+    load: tuple[Name, ...] = Field(
+        (), description="runs of `measure` whose client loads the published files after they were downloaded again"
+    )
+
+
 class Recipe(Model):
     """A published repo, as source code."""
 
@@ -175,6 +199,7 @@ class Recipe(Model):
     measure: dict[Name, RunSpec] = Field(default_factory=dict, description="runs of a client over a corpus")
     gates: tuple[GateSpec, ...] = Field((), description="budgets; a release that misses one is not finished")
     card: CardSpec = Field(description="the model card")
+    publish: PublishSpec | None = Field(None, description="where `hubpub publish` puts the release")
 
     def rule(self, path: str) -> FileRule:
         """The rule of a published file, the short form written out."""
