@@ -21,9 +21,9 @@ Transform = Annotated[Shard | Fp16, Field(discriminator="transform")]
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 REFERENCE = r"^[A-Za-z0-9][A-Za-z0-9._-]*/.+$"
-GIT_NAME = r"^[A-Za-z0-9](?:[A-Za-z0-9_+-]|[./](?=[A-Za-z0-9_+-]))*$"
+GIT_NAME = r"^[A-Za-z0-9][A-Za-z0-9_+-]*(?:[./][A-Za-z0-9_+-]+)*$"
 PATTERNS = {
-    GIT_NAME: "a branch or tag: letters, digits and _ + - with single . and / between them",
+    GIT_NAME: "a branch or tag: letters, digits and _ + -, single . and / between them",
     NAME: "a name: letters, digits, and after the first of them also . _ -",
     REFERENCE: "a file written as <source or step>/<path in it>",
     LANGUAGE: "a language code such as en, zh-Hant or multilingual",
@@ -172,7 +172,8 @@ class PublishSpec(Model):
         (), description="files of the remote repo (globs) that are left alone though the release does not hold them"
     )
     drop_in_for: Name | None = Field(
-        None, description="a source that it replaces: its file names, graph inputs and outputs, and loaders keep working"
+        None,
+        description="a source that it replaces: file names, graph inputs and outputs, and loaders keep working",
     )
     load: tuple[Name, ...] = Field(
         (), description="runs of `measure` whose client loads the published files after they were downloaded again"
