@@ -28,12 +28,14 @@ test-full: setup ## the tests at the size of the real models
 test-fast: setup
 	$(BIN)/python -m pytest -m "not slow and not registry and not full"
 
-check: setup ## style, types, architecture, generated docs
+check: setup ## style, types, architecture, generated docs, workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/zizmor --offline --quiet .github/workflows
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 docs: setup ## write what is generated from the code
 	$(BIN)/python docs/generate.py

@@ -22,6 +22,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
+ROOT = Path(__file__).parents[1]
+
 
 class Run(NamedTuple):
     """Medians over the rounds of one peer."""
@@ -33,7 +35,7 @@ class Run(NamedTuple):
 
 def standin(folder: Path) -> Path:
     """Write the Parakeet encoder of the tests into ``folder``: structure and size of the real one, random weights."""
-    script = Path(__file__).parents[1] / "tests" / "standins" / "parakeet.py"
+    script = ROOT / "tests" / "standins" / "parakeet.py"
     command = [sys.executable, str(script), "--out", str(folder), "--scale", "full", "--no-int8"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder / "encoder-model.onnx"
