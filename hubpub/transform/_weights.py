@@ -1,0 +1,435 @@
+"""The constants of a model, who uses them, and edits that keep every graph of it in order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Set
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from hubpub.errors import StepError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+    from hubpub.onnxfile import OnnxFile
+    from hubpub.transform._scratch import Scratch
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+FLOAT, FLOAT16, BFLOAT16 = 1, 10, 16
+"""Numbers of TensorProto.DataType."""
+
+MICROSOFT = "com.microsoft"
+_STANDARD = ("", "ai.onnx")
+_MIN_OPSET = 11
+_QUANTIZED = ("Quantize", "Dequantize", "QLinear", "QGemm", "QAttention", "QMoE", "QOrdered", "MatMulInteger")
+_QUANTIZED_TOO = {"ConvInteger", "MatMulNBits", "GatherBlockQuantized", "MatMulBnb4", "DynamicQuantizeLinear"}
+
+
+@dataclass(eq=False)
+class Scope:
+    """A graph, the model's or one inside a node; ``nodes`` as they were when it was read."""
+
+    proto: onnx.GraphProto
+    parent: Scope | None
+    nodes: list[onnx.NodeProto]
+    constants: dict[str, Constant] = field(default_factory=dict)
+    makers: dict[str, int] = field(default_factory=dict)
+    """Index of the node that makes a value."""
+    inputs: set[str] = field(default_factory=set)
+    head: list[onnx.NodeProto] = field(default_factory=list)
+    before: dict[int, list[onnx.NodeProto]] = field(default_factory=dict)
+    instead: dict[int, list[onnx.NodeProto]] = field(default_factory=dict)
+
+    def owner(self, name: str) -> Scope | None:
+        """The graph whose value a node of this one means by a name."""
+        scope: Scope | None = self
+        while scope and name not in scope.inputs and name not in scope.makers and name not in scope.constants:
+            scope = scope.parent
+        return scope
+
+
+@dataclass(eq=False)
+class Constant:
+    """An initializer, or the tensor of a Constant node."""
+
+    name: str
+    tensor: onnx.TensorProto
+    scope: Scope
+    maker: int | None
+    """Index of the Constant node; None for an initializer."""
+    overridable: bool = False
+    """It is an input of the model too, so a caller may give another."""
+    replaced: bool = False
+    """Somebody has stored it in another form; it goes when nobody uses it any more."""
+    gone: bool = False
+    """It went."""
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Its shape."""
+        return tuple(self.tensor.dims)
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        size = 1
+        for dim in self.tensor.dims:
+            size *= dim
+        return size
+
+
+@dataclass(frozen=True)
+class Use:
+    """An input of a node that is a constant, by way of nodes that only turn or pass it on."""
+
+    scope: Scope
+    index: int
+    position: int
+    constant: Constant
+    transposed: bool
+    """Between the two the axes of a matrix are exchanged."""
+
+    @property
+    def node(self) -> onnx.NodeProto:
+        """The node."""
+        return self.scope.nodes[self.index]
+
+
+Reference = tuple[Scope, int, int]
+"""A graph, a node of it and which input of it; -1 and which, for an output of the graph."""
+
+
+class Weights:
+    """A model to be edited: functions are inlined, constants are known by their users.
+
+    Args:
+        file: the model; ``file.model`` may be replaced.
+        scratch: where new tensors of some size go until the model is written.
+        where: the file, for errors.
+
+    Raises:
+        StepError: the model is of a kind that cannot be quantized.
+    """
+
+    def __init__(self, file: OnnxFile, scratch: Scratch, where: str) -> None:
+        from onnx import inliner
+
+        self.file = file
+        self.where = where
+        self._scratch = scratch
+        if file.model.training_info:
+            raise StepError("holds a training graph", where=where, fix="export the model for inference")
+        if file.model.functions:
+            file.model = inliner.inline_local_functions(file.model)
+        self.opset = _opset(file.model, where)
+        if file.model.ir_version < 4:  # initializers had to be inputs too, and were constants all the same
+            names = {tensor.name for tensor in file.model.graph.initializer}
+            kept = [value for value in file.model.graph.input if value.name not in names]
+            del file.model.graph.input[:]
+            file.model.graph.input.extend(kept)
+            file.model.ir_version = 4
+        self.scopes: list[Scope] = []
+        self._names: set[str] = set()
+        self._read(file.model.graph, None)
+        self._references: dict[tuple[Scope, str], set[Reference]] = {}
+        for scope in self.scopes:
+            for index, node in enumerate(scope.nodes):
+                for position, name in enumerate(node.input):
+                    self._refer(scope, name, (scope, index, position))
+            for position, value in enumerate(scope.proto.output):
+                self._refer(scope, value.name, (scope, -1, position))
+
+    def _refer(self, scope: Scope, name: str, reference: Reference) -> None:
+        if name and (owner := scope.owner(name)):
+            self._references.setdefault((owner, name), set()).add(reference)
+
+    def _read(self, graph: onnx.GraphProto, parent: Scope | None) -> None:
+        scope = Scope(graph, parent, list(graph.node))
+        self.scopes.append(scope)
+        scope.inputs = {value.name for value in graph.input}
+        for tensor in graph.initializer:
+            scope.constants[tensor.name] = Constant(tensor.name, tensor, scope, None, tensor.name in scope.inputs)
+        scope.inputs |= {sparse.values.name for sparse in graph.sparse_initializer}
+        for index, node in enumerate(scope.nodes):
+            for name in node.output:
+                if name:
+                    scope.makers[name] = index
+            if node.op_type == "Constant" and node.domain in _STANDARD and node.output:
+                for attribute in node.attribute:
+                    if attribute.name == "value":
+                        scope.constants[node.output[0]] = Constant(node.output[0], attribute.t, scope, index)
+            self._names.add(node.name)
+        self._names |= {*scope.inputs, *scope.makers, *scope.constants}
+        for inner in _inner_graphs(scope.nodes):
+            self._read(inner, scope)
+
+    # -------------------------------------------------------------------------------------------------- looking
+
+    def uses(self) -> Iterator[Use]:
+        """Every input of a node of ONNX's own that is a constant, in the order of the graphs and their nodes."""
+        for scope in self.scopes:
+            for index, node in enumerate(scope.nodes):
+                if node.domain in _STANDARD:
+                    for position in range(len(node.input)):
+                        if use := self.use(scope, index, position):
+                            yield use
+
+    def use(self, scope: Scope, index: int, position: int) -> Use | None:
+        """What constant, if any, an input of a node is."""
+        name, transposed, at = _input(scope.nodes[index], position), False, scope
+        while name and (owner := at.owner(name)):
+            if constant := owner.constants.get(name):
+                return Use(scope, index, position, constant, transposed)
+            if name in owner.inputs:
+                return None
+            maker = owner.nodes[owner.makers[name]]
+            if maker.domain not in _STANDARD or maker.op_type not in ("Identity", "Transpose"):
+                return None
+            if maker.op_type == "Transpose":
+                if list(attribute(maker, "perm") or (1, 0)) != [1, 0]:
+                    return None
+                transposed = not transposed
+            name, at = maker.input[0], owner
+        return None
+
+    def constants(self) -> Iterator[Constant]:
+        """All constants, in the order of the graphs."""
+        return (constant for scope in self.scopes for constant in scope.constants.values())
+
+    def all_in(self, constant: Constant, taken: Set[Reference]) -> bool:
+        """Whether nobody but the inputs ``taken`` uses a constant, directly or turned."""
+        return not constant.overridable and self._all_in(constant.scope, constant.name, taken)
+
+    def _all_in(self, scope: Scope, name: str, taken: Set[Reference]) -> bool:
+        for at, index, position in self._references.get((scope, name), set()):
+            if (at, index, position) in taken:
+                continue
+            node = at.nodes[index] if index >= 0 else None
+            if node is None or node.domain not in _STANDARD or node.op_type not in ("Identity", "Transpose"):
+                return False
+            if not self._all_in(at, node.output[0], taken):
+                return False
+        return True
+
+    def users(self, constant: Constant) -> list[str]:
+        """The operations that use a constant, by name."""
+        found = self._references.get((constant.scope, constant.name), set())
+        return sorted({at.nodes[index].op_type if index >= 0 else "output" for at, index, _ in found})
+
+    def domains(self, constant: Constant) -> list[str]:
+        """Domains, other than ONNX's own, of the operations that use a constant, directly or turned."""
+        return sorted(self._domains(constant.scope, constant.name))
+
+    def _domains(self, scope: Scope, name: str) -> set[str]:
+        found = set()
+        for at, index, _ in self._references.get((scope, name), set()):
+            node = at.nodes[index] if index >= 0 else None
+            if node is not None and node.domain not in _STANDARD:
+                found.add(node.domain)
+            elif node is not None and node.op_type in ("Identity", "Transpose"):
+                found |= self._domains(at, node.output[0])
+        return found
+
+    def values(self, constant: Constant) -> Array:
+        """A constant's values as float32."""
+        import numpy as np
+
+        return np.ascontiguousarray(self.file.array(constant.tensor), np.float32).reshape(constant.dims)
+
+    def finite(self, constant: Constant) -> bool:
+        """Whether a constant holds neither NaN nor infinity."""
+        import numpy as np
+
+        values = self.values(constant)
+        return bool(np.isfinite([values.min(initial=0), values.max(initial=0)]).all())
+
+    def nbytes(self, constant: Constant) -> int:
+        """Bytes of a constant."""
+        from hubpub.onnxfile import raw_nbytes
+
+        return raw_nbytes(constant.tensor, self.where)
+
+    def quantized_ops(self) -> Counter[str]:
+        """Operations that say that the model is quantized already, by name."""
+        return Counter(
+            node.op_type
+            for scope in self.scopes
+            for node in scope.nodes
+            if node.op_type in _QUANTIZED_TOO or node.op_type.startswith((*_QUANTIZED, "DynamicQuantize"))
+        )
+
+    def refuse_quantized(self) -> None:
+        """Refuse a model that is quantized already.
+
+        Raises:
+            StepError: it is.
+        """
+        if found := self.quantized_ops():
+            ops = ", ".join(f"{count} {op}" for op, count in sorted(found.items()))
+            raise StepError(
+                f"is quantized already ({ops})",
+                where=self.where,
+                fix="start from the float model, or set quantized: rest to quantize what is still float",
+            )
+
+    # -------------------------------------------------------------------------------------------------- editing
+
+    def new_name(self, stem: str) -> str:
+        """A name that nothing in the model has yet."""
+        name, number = stem, 1
+        while name in self._names:
+            number += 1
+            name = f"{stem}_{number}"
+        self._names.add(name)
+        return name
+
+    def add(self, scope: Scope, stem: str, values: Array, data_type: int = 0, dims: Iterable[int] = ()) -> str:
+        """Add an initializer to a graph and return its name.
+
+        Args:
+            scope: the graph.
+            stem: what to call it, if that is free.
+            values: its values, or its raw bytes.
+            data_type: element type if it is not that of ``values``.
+            dims: shape, in that case.
+        """
+        from onnx import helper
+
+        tensor = scope.proto.initializer.add()
+        tensor.name = self.new_name(stem)
+        tensor.data_type = data_type or helper.np_dtype_to_tensor_dtype(values.dtype)
+        tensor.dims.extend(dims if data_type else values.shape)
+        self._scratch.store(self.file, tensor, values)
+        return str(tensor.name)
+
+    def take_out(self, constant: Constant, nodes: list[onnx.NodeProto]) -> None:
+        """Let ``nodes``, which come first in its graph, make a constant instead; with none it is no more."""
+        constant.gone = True
+        if constant.maker is None:
+            constant.scope.head.extend(nodes)
+        else:
+            constant.scope.instead[constant.maker] = nodes
+
+    def drop_unused(self) -> None:
+        """Write the edits into the graphs, and take out replaced constants that nobody uses any more."""
+        for scope in self.scopes:
+            taken = {c.name for c in scope.constants.values() if c.gone}
+            for index in reversed([i for i, tensor in enumerate(scope.proto.initializer) if tensor.name in taken]):
+                del scope.proto.initializer[index]
+        for scope in reversed(self.scopes):  # the inner before the outer, whose nodes hold them
+            _rewrite(scope)
+        while self._drop_once():
+            pass
+
+    def _drop_once(self) -> bool:
+        used = {name for scope in self.scopes for name in _names_used(scope.proto)}
+        dropped = False
+        for scope in self.scopes:
+            replaced = {c.name for c in scope.constants.values() if c.replaced} - used
+            dead = [
+                index
+                for index, node in enumerate(scope.proto.node)
+                if not used & set(node.output)
+                and (
+                    (node.op_type == "Constant" and node.output[0] in replaced)
+                    or (node.op_type in ("Identity", "Transpose") and self._turns_replaced(scope, node))
+                )
+            ]
+            for index in reversed(dead):
+                del scope.proto.node[index]
+            gone = [i for i, tensor in enumerate(scope.proto.initializer) if tensor.name in replaced]
+            for index in reversed(gone):
+                del scope.proto.initializer[index]
+            for name in replaced:
+                scope.constants[name].gone = True
+            dropped = dropped or bool(dead or gone)
+        return dropped
+
+    @staticmethod
+    def _turns_replaced(scope: Scope, node: onnx.NodeProto) -> bool:
+        owner = scope.owner(node.input[0])
+        if owner is None:
+            return False
+        if constant := owner.constants.get(node.input[0]):
+            return constant.replaced
+        maker = owner.makers.get(node.input[0])
+        return maker is not None and owner.nodes[maker].op_type in ("Identity", "Transpose")
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+    """A node's attribute, or ``default``."""
+    from onnx import helper
+
+    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
+
+
+def has_input(node: onnx.NodeProto, position: int) -> bool:
+    """Whether an optional input is there."""
+    return bool(_input(node, position))
+
+
+def needs_domain(model: onnx.ModelProto, domain: str, version: int) -> None:
+    """Let a model say that it uses operations of ``domain``."""
+    if all(entry.domain != domain for entry in model.opset_import):
+        model.opset_import.add(domain=domain, version=version)
+
+
+def excluded(names: Iterable[str], globs: Iterable[str]) -> str:
+    """The first glob that one of the names matches, or nothing."""
+    names = list(names)
+    return next((glob for glob in globs for name in names if name and fnmatchcase(name, glob)), "")
+
+
+def _input(node: onnx.NodeProto, position: int) -> str:
+    return node.input[position] if position < len(node.input) else ""
+
+
+def _opset(model: onnx.ModelProto, where: str) -> int:
+    import onnx
+
+    opset = next((o.version for o in model.opset_import if o.domain in _STANDARD), 0)
+    newest = onnx.defs.onnx_opset_version()
+    if not _MIN_OPSET <= opset <= newest:
+        raise StepError(
+            f"has opset {opset}, {_MIN_OPSET} to {newest} can be quantized",
+            where=where,
+            fix="export it with opset 17, or upgrade onnx",
+        )
+    return opset
+
+
+def _inner_graphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+    for node in nodes:
+        for attribute_ in node.attribute:
+            if attribute_.HasField("g"):
+                yield attribute_.g
+            yield from attribute_.graphs
+
+
+def _names_used(graph: onnx.GraphProto) -> Iterator[str]:
+    for node in graph.node:
+        yield from node.input
+    for value in graph.output:
+        yield value.name
+
+
+def _rewrite(scope: Scope) -> None:
+    import onnx
+
+    if not (scope.head or scope.before or scope.instead):
+        return
+    nodes = list(scope.head)
+    for index, node in enumerate(scope.nodes):
+        nodes += scope.before.get(index, [])
+        if index in scope.instead:
+            nodes += scope.instead[index]
+            continue
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        nodes.append(copy)
+    del scope.proto.node[:]
+    scope.proto.node.extend(nodes)
