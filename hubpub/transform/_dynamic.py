@@ -11,7 +11,6 @@ from hubpub.transform._weights import FLOAT, MICROSOFT, Constant, Reference, Sco
 
 if TYPE_CHECKING:
     import numpy as np
-    import onnx
 
     from hubpub.transform.dynamic_int8 import DynamicInt8
 
@@ -38,6 +37,8 @@ class Dynamic:
         self._ledger = Ledger()
         self._tables: set[Constant] = set()
         """Constants that rows are looked up in, stored as they lie."""
+        self._factors: set[Constant] = set()
+        """Constants that something is multiplied with."""
         self._stored: dict[tuple[Constant, str], Stored] = {}
         self._made: dict[tuple[Scope, str], tuple[str, ...]] = {}
         """What was computed from a value or from a stored weight, so that it is computed once."""
@@ -46,6 +47,7 @@ class Dynamic:
         """Rewrite what can be rewritten."""
         wanted = {(use.scope, use.index, use.position): use for use in self._weights.uses() if self._want(use)}
         self._drop_halves(wanted)
+        self._factors = {use.constant for use in wanted.values() if use.node.op_type != "Gather"}
         for use in wanted.values():
             op = use.node.op_type
             if op in ("MatMul", "Gemm"):
@@ -135,7 +137,7 @@ class Dynamic:
             scale, zero = ints.scale_of(*ints.extremes(matrix, 1), ints.INT8)
             if self._params.clip == "mse":
                 scale = ints.best_clip(matrix, ints.INT8, 1)
-            if self._params.target == "x86" and use.node.op_type != "Gather":
+            if self._params.target == "x86" and use.constant in self._factors:
                 scale = ints.pair_safe_scale(matrix, scale)
             out[:] = ints.quantize(matrix, scale, zero, ints.INT8, 1)
             scale_out[:] = scale
@@ -152,13 +154,13 @@ class Dynamic:
         )
         return integers.reshape(columns.shape), scales.reshape(*columns.shape[:-2], columns.shape[-1])
 
-    def _store(self, use: Use, form: str, integers: Array, scale: Array, zero: Array) -> Stored:
+    def _store(self, use: Use, form: str, integers: Array, scale: Array, zero: Array | None) -> Stored:
         constant, add = use.constant, self._weights.add
         use.constant.replaced = True
         stored = self._stored[constant, form] = Stored(
             add(constant.scope, f"{constant.name}_quantized", integers),
             add(constant.scope, f"{constant.name}_scale", scale),
-            add(constant.scope, f"{constant.name}_zero_point", zero),
+            "" if zero is None else add(constant.scope, f"{constant.name}_zero_point", zero),
         )
         return stored
 
@@ -171,7 +173,8 @@ class Dynamic:
             values = self._weights.values(use.constant)
             integers, scale = self._quantize(use, values.T if transposed else values, "int8 per column")
             as_it_lies = transposed and use.constant in self._tables
-            self._store(use, form, integers.T if as_it_lies else integers, scale, np.zeros((), np.int8))
+            zero = np.zeros((), np.int8)
+            self._store(use, form, integers.T if as_it_lies else integers, scale, zero)
         stored = self._stored[use.constant, form]
         if transposed and use.constant in self._tables:
             return Stored(self._turned(use.constant.scope, stored.values), stored.scale, stored.zero)
@@ -179,15 +182,10 @@ class Dynamic:
 
     # ---------------------------------------------------------------------------------------------------- nodes
 
-    def _node(self, op: str, inputs: list[str], outputs: list[str], name: str, **attributes: Any) -> onnx.NodeProto:
-        from onnx import helper
-
-        return helper.make_node(op, inputs, outputs, name=name, **attributes)
-
     def _turned(self, scope: Scope, name: str) -> str:
         if (scope, name) not in self._made:
             turned = self._weights.new_name(f"{name}_transposed")
-            scope.head.append(self._node("Transpose", [name], [turned], turned, perm=[1, 0]))
+            scope.head.append(self._weights.node("Transpose", [name], [turned], turned, perm=[1, 0]))
             self._made[scope, name] = (turned,)
         return self._made[scope, name][0]
 
@@ -196,26 +194,26 @@ class Dynamic:
         name, scope = use.node.input[0], use.scope
         if (scope, name) not in self._made:
             names = tuple(self._weights.new_name(f"{name}_{stem}") for stem in ("quantized", "scale", "zero_point"))
-            node = self._node("DynamicQuantizeLinear", [name], [*names], f"{name}_quantize")
+            node = self._weights.node("DynamicQuantizeLinear", [name], [*names], f"{name}_quantize")
             scope.before.setdefault(use.index, []).append(node)
             self._made[scope, name] = names
         return self._made[scope, name]
 
     def _scaled(self, use: Use, op: str, stored: Stored, bias: str, **attributes: Any) -> None:
         """Put an integer product, cast and multiplied with both scales, in the place of a node."""
-        output, stem = use.node.output[0], use.node.name or use.node.output[0]
+        output, stem = use.node.output[0], self._weights.replace(use)
         values, scale, zero = self._activation(use)
         sums, floats, both = (self._weights.new_name(f"{output}_{s}") for s in ("integer", "float", "scales"))
         product = self._weights.new_name(f"{output}_product") if bias else output
         inputs = [values, stored.values, zero, stored.zero]
         nodes = [
-            self._node(op, inputs, [sums], stem, **attributes),
-            self._node("Cast", [sums], [floats], f"{stem}_cast", to=FLOAT),
-            self._node("Mul", [scale, stored.scale], [both], f"{stem}_scales"),
-            self._node("Mul", [floats, both], [product], f"{stem}_scale"),
+            self._weights.node(op, inputs, [sums], stem, **attributes),
+            self._weights.node("Cast", [sums], [floats], f"{stem}_cast", to=FLOAT),
+            self._weights.node("Mul", [scale, stored.scale], [both], f"{stem}_scales"),
+            self._weights.node("Mul", [floats, both], [product], f"{stem}_scale"),
         ]
         if bias:
-            nodes.append(self._node("Add", [product, bias], [output], f"{stem}_bias"))
+            nodes.append(self._weights.node("Add", [product, bias], [output], f"{stem}_bias"))
         use.scope.instead[use.index] = nodes
 
     def _product(self, use: Use) -> None:
@@ -254,22 +252,23 @@ class Dynamic:
         if (constant, "rows") not in self._stored:
             values = self._weights.values(constant).reshape(flat)
             integers, scale = self._quantize(use, values.T, "int8 per row")
-            self._store(use, "rows", integers.T.reshape(constant.dims), scale, np.zeros((), np.int8))
+            zero = np.zeros((), np.int8) if constant in self._factors else None
+            self._store(use, "rows", integers.T.reshape(constant.dims), scale, zero)
         stored = self._stored[constant, "rows"]
         key = (constant.scope, f"{stored.scale} as rows")
         if key not in self._made:
             name = self._weights.new_name(f"{stored.scale}_rows")
             shape = np.array([constant.dims[0], *[1] * (len(constant.dims) - 1)], np.int64)
             shape_name = self._weights.add(constant.scope, f"{stored.scale}_shape", shape)
-            constant.scope.head.append(self._node("Reshape", [stored.scale, shape_name], [name], name))
+            constant.scope.head.append(self._weights.node("Reshape", [stored.scale, shape_name], [name], name))
             self._made[key] = (name,)
-        output, stem = node.output[0], node.name or node.output[0]
+        output, stem = node.output[0], self._weights.replace(use)
         rows, floats, scales = (self._weights.new_name(f"{output}_{s}") for s in ("rows", "float", "scales"))
         use.scope.instead[use.index] = [
-            self._node("Gather", [stored.values, node.input[1]], [rows], stem, axis=0),
-            self._node("Gather", [self._made[key][0], node.input[1]], [scales], f"{stem}_scales", axis=0),
-            self._node("Cast", [rows], [floats], f"{stem}_cast", to=FLOAT),
-            self._node("Mul", [floats, scales], [output], f"{stem}_scale"),
+            self._weights.node("Gather", [stored.values, node.input[1]], [rows], stem, axis=0),
+            self._weights.node("Gather", [self._made[key][0], node.input[1]], [scales], f"{stem}_scales", axis=0),
+            self._weights.node("Cast", [rows], [floats], f"{stem}_cast", to=FLOAT),
+            self._weights.node("Mul", [floats, scales], [output], f"{stem}_scale"),
         ]
 
     def _lstm(self, w: Use, r: Use) -> None:
@@ -288,6 +287,8 @@ class Dynamic:
         inputs = [node.input[0], names[0].values, names[1].values, *between]
         inputs += [name for stored in names for name in (stored.scale, stored.zero)]
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute if a.name != "layout"}
-        made = self._node("DynamicQuantizeLSTM", inputs, list(node.output), node.name, domain=MICROSOFT, **attributes)
+        made = self._weights.node(
+            "DynamicQuantizeLSTM", inputs, list(node.output), self._weights.replace(w), domain=MICROSOFT, **attributes
+        )
         w.scope.instead[w.index] = [made]
         _weights.needs_domain(self._weights.file.model, MICROSOFT, 1)

@@ -157,10 +157,12 @@ class Storing:
         for use in tables:
             rows = self._weights.new_name(f"{use.node.output[0]}_fp16")
             use.scope.instead[use.index] = [
-                self._node("Gather", [name, use.node.input[1]], [rows], use.node.name, axis=0),
-                self._node("Cast", [rows], [use.node.output[0]], f"{use.node.output[0]}_cast", to=FLOAT),
+                self._weights.node("Gather", [name, use.node.input[1]], [rows], self._weights.replace(use), axis=0),
+                self._weights.node("Cast", [rows], [use.node.output[0]], f"{use.node.output[0]}_cast", to=FLOAT),
             ]
-        self._finish(constant, tables, [self._node("Cast", [name], [constant.name], f"{constant.name}_cast", to=FLOAT)])
+        self._finish(
+            constant, tables, [self._weights.node("Cast", [name], [constant.name], f"{constant.name}_cast", to=FLOAT)]
+        )
 
     # -------------------------------------------------------------------------------------------- DequantizeLinear
 
@@ -238,7 +240,7 @@ class Storing:
         import numpy as np
 
         quantized, scale, zero = names
-        node, last, steps = self._node, quantized, []
+        node, last, steps = self._weights.node, quantized, []
 
         def step(op: str, inputs: list[str], **attributes: Any) -> None:
             nonlocal last
@@ -273,8 +275,8 @@ class Storing:
         """Look up rows of integers, and make floats of these only."""
         import numpy as np
 
-        output, constant, node = use.node.output[0], use.constant, self._node
-        key = self._weights.new_name(f"{constant.name}_rows")
+        output, constant, node = use.node.output[0], use.constant, self._weights.node
+        key, stem = self._weights.new_name(f"{constant.name}_rows"), self._weights.replace(use)
         shape = np.array([-1, *[1] * (len(constant.dims) - 1)], np.int64)
         shape_name = self._weights.add(constant.scope, f"{key}_shape", shape)
         nodes: list[onnx.NodeProto] = []
@@ -296,7 +298,7 @@ class Storing:
             nodes.append(node("Sub", [last, zeros], [self._weights.new_name(f"{output}_steps")], f"{output}_sub"))
             last = nodes[-1].output[0]
         scales = rows_of(scale, "scales", cast=False, per_row=True)
-        nodes.append(node("Mul", [last, scales], [output], use.node.name or f"{output}_scale"))
+        nodes.append(node("Mul", [last, scales], [output], stem))
         if constant.tensor.data_type != FLOAT:
             nodes[-1].output[0] = self._weights.new_name(f"{output}_float32")
             to = constant.tensor.data_type
@@ -328,6 +330,9 @@ class Storing:
                     return ""
             turned = use.transposed != bool(kind == "Gemm" and attribute(node, "transB", 0))
             lies.add("rows" if turned else "columns")
+        kinds = {self._kind(use) == "Gather" for use in self._real(constant)}
+        if len(kinds) > 1 and constant.dims[1] % (self._params.block_size or 32):
+            return ""  # a table ends where its rows end, a product's weight at a whole block
         taken = {(use.scope, use.index, use.position) for use in self._real(constant)}
         return lies.pop() if len(lies) == 1 and self._weights.all_in(constant, taken) else ""
 
@@ -355,20 +360,16 @@ class Storing:
         self._enter(constant, f"MatMulNBits {bits} bits, blocks of {block}", nbytes, _snr(blocks), scales)
         scope, uses = constant.scope, self._real(constant)
         tables = [use for use in uses if self._kind(use) == "Gather"]
-        # A table ends where its rows end, a product's weight at a whole block: they are the same only if it is full.
-        lookup = ""
-        flat = packed.reshape(count, -1)
-        whole = columns % block == 0
+        lookup = weight = ""
         if tables:
-            lookup = add(scope, f"{constant.name}_rows", flat if whole else flat[:, : -(-columns * bits // 8)])
-        weight = ""
-        if len(tables) < len(uses):
-            if tables and whole:
-                weight = self._weights.new_name(f"{constant.name}_packed")
-                shape = add(scope, f"{constant.name}_packed_shape", np.array(packed.shape, np.int64))
-                scope.head.append(self._node("Reshape", [lookup, shape], [weight], weight))
-            else:
-                weight = add(scope, f"{constant.name}_packed", packed)
+            flat = packed.reshape(count, -1)[:, : -(-columns * bits // 8)]
+            lookup = add(scope, f"{constant.name}_rows", flat)
+        if not tables:
+            weight = add(scope, f"{constant.name}_packed", packed)
+        elif len(tables) < len(uses):
+            weight = self._weights.new_name(f"{constant.name}_packed")
+            shape = add(scope, f"{constant.name}_packed_shape", np.array(packed.shape, np.int64))
+            scope.head.append(self._weights.node("Reshape", [lookup, shape], [weight], weight))
         scale = add(scope, f"{constant.name}_scale", scales)
         zero = add(scope, f"{constant.name}_zero_point", zeros) if zeros is not None else ""
         for use in uses:
@@ -387,12 +388,12 @@ class Storing:
         """Put one of onnxruntime's operations in the place of a node, and the bias of a Gemm behind it."""
         while not inputs[-1]:
             inputs.pop()
-        output, stem = use.node.output[0], use.node.name or use.node.output[0]
+        output, stem = use.node.output[0], self._weights.replace(use)
         bias = use.node.input[2] if use.node.op_type == "Gemm" and has_input(use.node, 2) else ""
         made = self._weights.new_name(f"{output}_product") if bias else output
-        nodes = [self._node(op, inputs, [made], stem, domain=MICROSOFT, **attributes)]
+        nodes = [self._weights.node(op, inputs, [made], stem, domain=MICROSOFT, **attributes)]
         if bias:
-            nodes.append(self._node("Add", [made, bias], [output], f"{stem}_bias"))
+            nodes.append(self._weights.node("Add", [made, bias], [output], f"{stem}_bias"))
         use.scope.instead[use.index] = nodes
 
     # ---------------------------------------------------------------------------------------------------- shared
@@ -403,12 +404,6 @@ class Storing:
         self._ledger.enter(
             constant, op=self._kind(use), node=use.node.name, method=method, sizes=sizes, snr=snr, scales=scales
         )
-
-    @staticmethod
-    def _node(op: str, inputs: list[str], outputs: list[str], name: str, **attributes: Any) -> onnx.NodeProto:
-        from onnx import helper
-
-        return helper.make_node(op, inputs, outputs, name=name, **attributes)
 
 
 def _snr(blocks: Blocks) -> float:

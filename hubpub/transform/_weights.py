@@ -134,6 +134,8 @@ class Weights:
             file.model.ir_version = 4
         self.scopes: list[Scope] = []
         self._names: set[str] = set()
+        self._added: set[str] = set()
+        self._node_names: set[str] = set()
         self._read(file.model.graph, None)
         self._references: dict[tuple[Scope, str], set[Reference]] = {}
         for scope in self.scopes:
@@ -162,7 +164,7 @@ class Weights:
                 for attribute in node.attribute:
                     if attribute.name == "value":
                         scope.constants[node.output[0]] = Constant(node.output[0], attribute.t, scope, index)
-            self._names.add(node.name)
+            self._node_names.add(node.name)
         self._names |= {*scope.inputs, *scope.makers, *scope.constants}
         for inner in _inner_graphs(scope.nodes):
             self._read(inner, scope)
@@ -303,8 +305,25 @@ class Weights:
         tensor.name = self.new_name(stem)
         tensor.data_type = data_type or helper.np_dtype_to_tensor_dtype(values.dtype)
         tensor.dims.extend(dims if data_type else values.shape)
+        self._added.add(tensor.name)
         self._scratch.store(self.file, tensor, values)
         return str(tensor.name)
+
+    def node(self, op: str, inputs: list[str], outputs: list[str], stem: str, **attributes: Any) -> onnx.NodeProto:
+        """Make a node, called ``stem`` if no other node is."""
+        from onnx import helper
+
+        name, number = stem, 1
+        while name in self._node_names:
+            number += 1
+            name = f"{stem}_{number}"
+        self._node_names.add(name)
+        return helper.make_node(op, inputs, outputs, name=name, **attributes)
+
+    def replace(self, use: Use) -> str:
+        """The name of a node that is about to be replaced, or its output's; it is free for another node."""
+        self._node_names.discard(use.node.name)
+        return str(use.node.name or use.node.output[0])
 
     def take_out(self, constant: Constant, nodes: list[onnx.NodeProto]) -> None:
         """Let ``nodes``, which come first in its graph, make a constant instead; with none it is no more."""
@@ -327,6 +346,7 @@ class Weights:
 
     def _drop_once(self) -> bool:
         used = {name for scope in self.scopes for name in _names_used(scope.proto)}
+        unused = self._added - used
         dropped = False
         for scope in self.scopes:
             replaced = {c.name for c in scope.constants.values() if c.replaced} - used
@@ -341,7 +361,7 @@ class Weights:
             ]
             for index in reversed(dead):
                 del scope.proto.node[index]
-            gone = [i for i, tensor in enumerate(scope.proto.initializer) if tensor.name in replaced]
+            gone = [i for i, tensor in enumerate(scope.proto.initializer) if tensor.name in replaced | unused]
             for index in reversed(gone):
                 del scope.proto.initializer[index]
             for name in replaced:
@@ -355,7 +375,7 @@ class Weights:
         if owner is None:
             return False
         if constant := owner.constants.get(node.input[0]):
-            return constant.replaced
+            return constant.replaced or constant.gone
         maker = owner.makers.get(node.input[0])
         return maker is not None and owner.nodes[maker].op_type in ("Identity", "Transpose")
 

@@ -7,9 +7,26 @@ channel or, from opset 21, per block along the summed axis; it needs no change i
 ConvTranspose, LSTM, GRU, RNN and tables that are added. 16 bits are float16 with a Cast behind.
 
 Origin: round to nearest in blocks as in llama.cpp and ``matmul_nbits_quantizer`` of onnxruntime; the
-search for a scale is the plain least-squares one.
+search for a scale tries a grid.
 
-RUNTIME_TABLE
+What onnxruntime 1.31 does with each on a CPU, and the memory that loading 12 weights of 1024 × 1024 adds (as float32 a
+file of 50.3 MB: 89 MB for MatMul, 60 MB for Conv and Gather), measured by `hubpub.transform._runtime.load_footprint`:
+
+    form and bits                 file     loaded   what runs
+    MatMul, matmulnbits, 8, 32    14.2 MB   25 MB   MatMulNBits, in float or int8 as ``activations`` says
+    MatMul, matmulnbits, 4, 32     7.9 MB   20 MB   the same
+    MatMul, dequantize, 8         12.6 MB   58 MB   fused at load to MatMulNBits, activations int8 by block
+    MatMul, dequantize, 4          6.3 MB   31 MB   the same
+    Conv, dequantize, 8           12.6 MB   22 MB   DequantizeLinear before the Conv, in every run
+    Conv, dequantize, 4            6.3 MB   16 MB   the same
+    Gather, dequantize, 8         12.6 MB   23 MB   rows are looked up as integers
+    Gather, matmulnbits, 4, 32     7.9 MB   19 MB   GatherBlockQuantized
+    MatMul, 16 bits               25.2 MB  100 MB   folded back to float32 at load
+    Conv, 16 bits                 25.2 MB   92 MB   folded back to float32 at load
+    Gather, 16 bits               25.2 MB   35 MB   rows are looked up as float16
+
+So 16 bits save disk and download, never memory, but for tables; and what is added or convolved is made float again in
+every run, which costs time.
 """
 
 from __future__ import annotations
