@@ -45,6 +45,8 @@ class Dynamic:
 
     def run(self) -> Ledger:
         """Rewrite what can be rewritten."""
+        if "LSTM" in self._params.op_types:
+            self._weights.fold_recurrent()
         wanted = {(use.scope, use.index, use.position): use for use in self._weights.uses() if self._want(use)}
         self._drop_halves(wanted)
         self._factors = {use.constant for use in wanted.values() if use.node.op_type != "Gather"}
@@ -291,4 +293,5 @@ class Dynamic:
             "DynamicQuantizeLSTM", inputs, list(node.output), self._weights.replace(w), domain=MICROSOFT, **attributes
         )
         w.scope.instead[w.index] = [made]
+        self._weights.declare(w.scope, node.output, FLOAT)
         _weights.needs_domain(self._weights.file.model, MICROSOFT, 1)

@@ -69,7 +69,8 @@ class Ledger:
                 small["tensors"] += 1
                 small["bytes"] += nbytes
                 continue
-            reason = self.reasons.get(constant) or f"of a kind not asked for ({', '.join(weights.users(constant))})"
+            users = ", ".join(weights.users(constant))
+            reason = self.reasons.get(constant) or f"no weight that is asked for (of {users})"
             if constant.replaced:
                 reason = "quantized, but somebody uses it as it was too"
             skipped.append({"weight": constant.name, "shape": list(constant.dims), "reason": reason, "bytes": nbytes})

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 from hubpub.errors import StepError
 from hubpub.transform import _weights
 from hubpub.transform._ledger import Ledger
-from hubpub.transform._weights import BFLOAT16, FLOAT, FLOAT16, MICROSOFT, Constant, Use, Weights, attribute, has_input
+from hubpub.transform._weights import (
+    BFLOAT16,
+    FLOAT,
+    FLOAT16,
+    MICROSOFT,
+    RECURRENT,
+    Constant,
+    Use,
+    Weights,
+    attribute,
+    has_input,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,10 +31,11 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 
 _UINT8, _INT8, _UINT4, _INT4 = 2, 3, 21, 22
-_RECURRENT = ("LSTM", "GRU", "RNN")
 _POSITIONS = {"MatMul": (0, 1), "Gemm": (0, 1), "Conv": (1,), "ConvTranspose": (1,), "Gather": (0,)} | dict.fromkeys(
-    _RECURRENT, (1, 2)
+    RECURRENT, (1, 2)
 )
+_BIAS_FROM = dict.fromkeys(("Gemm", "Conv", "ConvTranspose"), 2) | dict.fromkeys(RECURRENT, 3)
+"""The input from which on an operation takes biases and states, which are added and little."""
 _MAX_HALF = 65504.0
 _PASSES_ON = ("Identity", "Transpose")
 _BLOCKS_FROM = 21
@@ -85,6 +97,8 @@ class Storing:
         return ends or uses
 
     def _kind(self, use: Use) -> str:
+        if use.position >= _BIAS_FROM.get(use.node.op_type, 1 << 30):
+            return "bias"
         known = use.position in _POSITIONS.get(use.node.op_type, ())
         if use.node.op_type == "Gather":
             known = known and attribute(use.node, "axis", 0) == 0 and not use.transposed
@@ -101,8 +115,10 @@ class Storing:
         names = [constant.name, *(use.node.name for use in uses)]
         if glob := _weights.excluded(names, self._params.exclude):
             return f"excluded by {glob!r}"
-        others = sorted({self._kind(use) for use in uses} - set(self._params.op_types))
-        if others:
+        kinds = {self._kind(use) for use in uses}
+        if "bias" in kinds and self._params.bits != 16:
+            return "a bias"
+        if others := sorted(kinds - {"bias", *self._params.op_types}):
             return f"of a kind not asked for ({', '.join(others)})"
         if sum(dim > 1 for dim in constant.dims) < 2 and self._params.bits != 16:
             return "a vector"
@@ -126,7 +142,7 @@ class Storing:
             turned = use.transposed != bool(named)
             channel, summed = (rank - 2, rank - 1) if left != turned else (rank - 1, rank - 2)
             return View(dims, channel, summed)
-        if kind in _RECURRENT:
+        if kind in RECURRENT:
             return View((dims[0] * dims[1], dims[2]), 0, 1)
         if kind == "ConvTranspose":
             if self._params.block_size:
@@ -392,6 +408,7 @@ class Storing:
         bias = use.node.input[2] if use.node.op_type == "Gemm" and has_input(use.node, 2) else ""
         made = self._weights.new_name(f"{output}_product") if bias else output
         nodes = [self._weights.node(op, inputs, [made], stem, domain=MICROSOFT, **attributes)]
+        self._weights.declare(use.scope, [made], use.constant.tensor.data_type)
         if bias:
             nodes.append(self._weights.node("Add", [made, bias], [output], f"{stem}_bias"))
         use.scope.instead[use.index] = nodes

@@ -25,6 +25,8 @@ FLOAT, FLOAT16, BFLOAT16 = 1, 10, 16
 MICROSOFT = "com.microsoft"
 _STANDARD = ("", "ai.onnx")
 _MIN_OPSET = 11
+RECURRENT = ("LSTM", "GRU", "RNN")
+_MOVES = ("Slice", "Concat", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Identity", "Split", "Constant")
 _QUANTIZED = ("Quantize", "Dequantize", "QLinear", "QGemm", "QAttention", "QMoE", "QOrdered", "MatMulInteger")
 _QUANTIZED_TOO = {"ConvInteger", "MatMulNBits", "GatherBlockQuantized", "MatMulBnb4", "DynamicQuantizeLinear"}
 
@@ -144,6 +146,26 @@ class Weights:
                     self._refer(scope, name, (scope, index, position))
             for position, value in enumerate(scope.proto.output):
                 self._refer(scope, value.name, (scope, -1, position))
+
+    def fold_recurrent(self) -> None:
+        """Make constants of the matrices of recurrences that are computed from constants alone.
+
+        PyTorch has the gates in another order than ONNX; unless it folds them, it exports Slice, Concat and Unsqueeze.
+        """
+        for scope in self.scopes:
+            for index, node in enumerate(scope.nodes):
+                if node.op_type not in RECURRENT or node.domain not in _STANDARD:
+                    continue
+                for position in (1, 2):
+                    name = _input(node, position)
+                    if self.use(scope, index, position) is None and (made := moved_constants(self, scope, name)):
+                        values, sources = made
+                        node.input[position] = self.add(scope, f"{name}_folded", values)
+                        folded = Constant(node.input[position], scope.proto.initializer[-1], scope, None)
+                        scope.constants[folded.name] = folded
+                        self._refer(scope, folded.name, (scope, index, position))
+                        for source in sources:
+                            source.replaced = True
 
     def _refer(self, scope: Scope, name: str, reference: Reference) -> None:
         if name and (owner := scope.owner(name)):
@@ -320,6 +342,15 @@ class Weights:
         self._node_names.add(name)
         return helper.make_node(op, inputs, outputs, name=name, **attributes)
 
+    def declare(self, scope: Scope, names: Iterable[str], data_type: int) -> None:
+        """Say what type values are that an operation makes which ONNX does not know; else inference ends there."""
+        from onnx import helper
+
+        told = {info.name for info in (*scope.proto.value_info, *scope.proto.output)}
+        for name in names:
+            if name and name not in told:
+                scope.proto.value_info.append(helper.make_tensor_value_info(name, data_type, None))
+
     def replace(self, use: Use) -> str:
         """The name of a node that is about to be replaced, or its output's; it is free for another node."""
         self._node_names.discard(use.node.name)
@@ -341,6 +372,8 @@ class Weights:
                 del scope.proto.initializer[index]
         for scope in reversed(self.scopes):  # the inner before the outer, whose nodes hold them
             _rewrite(scope)
+        for scope, proto in zip(self.scopes, _graphs(self.file.model.graph), strict=True):
+            scope.proto = proto  # the outer one holds a copy now
         while self._drop_once():
             pass
 
@@ -356,7 +389,7 @@ class Weights:
                 if not used & set(node.output)
                 and (
                     (node.op_type == "Constant" and node.output[0] in replaced)
-                    or (node.op_type in ("Identity", "Transpose") and self._turns_replaced(scope, node))
+                    or (node.op_type in _MOVES and self._moves_replaced(scope, node))
                 )
             ]
             for index in reversed(dead):
@@ -369,15 +402,53 @@ class Weights:
             dropped = dropped or bool(dead or gone)
         return dropped
 
-    @staticmethod
-    def _turns_replaced(scope: Scope, node: onnx.NodeProto) -> bool:
-        owner = scope.owner(node.input[0])
-        if owner is None:
+    @classmethod
+    def _moves_replaced(cls, scope: Scope, node: onnx.NodeProto) -> bool:
+        """Whether what a node moves was taken from a constant that has been stored in another form."""
+        for name in node.input:
+            owner = scope.owner(name) if name else None
+            if owner is None or name in owner.inputs:
+                continue
+            if constant := owner.constants.get(name):
+                if constant.replaced or constant.gone:
+                    return True
+            elif (maker := owner.nodes[owner.makers[name]]).op_type in _MOVES and cls._moves_replaced(owner, maker):
+                return True
+        return False
+
+
+def moved_constants(weights: Weights, scope: Scope, name: str) -> tuple[Array, list[Constant]] | None:
+    """What a value is if it comes of constants by operations that only move their elements; and these constants."""
+    from onnx import helper, numpy_helper
+    from onnx.reference import ReferenceEvaluator
+
+    nodes: list[onnx.NodeProto] = []
+    sources: dict[str, Constant] = {}
+    seen: set[str] = set()
+
+    def visit(at: Scope, value: str) -> bool:
+        owner = at.owner(value)
+        if not value or value in seen:
+            return True
+        if owner is None or value in owner.inputs:
             return False
-        if constant := owner.constants.get(node.input[0]):
-            return constant.replaced or constant.gone
-        maker = owner.makers.get(node.input[0])
-        return maker is not None and owner.nodes[maker].op_type in ("Identity", "Transpose")
+        seen.add(value)
+        if constant := owner.constants.get(value):
+            sources[value] = constant
+            return True
+        node = owner.nodes[owner.makers[value]]
+        if node.domain not in _STANDARD or node.op_type not in _MOVES or not all(visit(owner, i) for i in node.input):
+            return False
+        nodes.append(node)
+        return True
+
+    if not visit(scope, name) or not nodes:
+        return None
+    tensors = [numpy_helper.from_array(weights.file.array(c.tensor), value) for value, c in sources.items()]
+    graph = helper.make_graph(nodes, "moved", [], [helper.make_empty_tensor_value_info(name)], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", weights.opset)])
+    values: Any = ReferenceEvaluator(model).run(None, {})
+    return values[0], list(sources.values())
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
@@ -428,6 +499,12 @@ def _inner_graphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
             if attribute_.HasField("g"):
                 yield attribute_.g
             yield from attribute_.graphs
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for inner in _inner_graphs(graph.node):
+        yield from _graphs(inner)
 
 
 def _names_used(graph: onnx.GraphProto) -> Iterator[str]:

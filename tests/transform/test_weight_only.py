@@ -171,7 +171,7 @@ def test_every_place_of_a_weight(name: str, form: str, opset: int, tmp_path: Pat
     assert facts["bytes_out"] < facts["bytes_in"] * (0.7 if params.get("bits") == 16 else 0.6)
     stored = {t.name: t for t in written.graph.initializer}
     assert not {"w", "r"} & set(stored)
-    assert {skip["reason"] for skip in facts["skipped"]} <= {"a vector"}
+    assert {skip["reason"] for skip in facts["skipped"]} <= {"a bias"}
 
 
 @pytest.mark.parametrize("form", ["8 bits", "4 bits in blocks", "MatMulNBits 8"])
@@ -330,7 +330,7 @@ def _stack(kind: str, tmp_path: Path, params: dict[str, Any] | None) -> Path:
 def test_memory_after_load(tmp_path: Path) -> None:
     """Which forms stay small in memory and which are folded back: the table in the module's docstring."""
     for kind, params, most in (
-        ("MatMul", {}, 0.6), ("MatMul", {"form": "matmulnbits"}, 0.6),
+        ("MatMul", {}, 0.75), ("MatMul", {"form": "matmulnbits"}, 0.4),
         ("MatMul", {"form": "matmulnbits", "bits": 4}, 0.4), ("Conv", {}, 0.6), ("Gather", {}, 0.6),
     ):  # fmt: skip
         plain, small = load_footprint(_stack(kind, tmp_path, None)), load_footprint(_stack(kind, tmp_path, params))

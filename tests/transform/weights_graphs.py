@@ -122,6 +122,18 @@ CASES: dict[str, tuple[str, dict[str, Array], dict[str, Array]]] = {
         "{ a = MatMul(h, w) i = Add(a, v) o = Tanh(i) }> (s, x) }",
         {"w": normal(40, 40)}, {"x": normal(5, 40), "s": normal(40)},
     ),
+    "weights inside an If": (
+        "g (float[T, 48] x, bool yes) => (float[T, 40] y) { y = If (yes) <"
+        "then_branch = t () => (float[T, 40] p) INSIDE { p = MatMul(x, w) }, "
+        "else_branch = o () => (float[T, 40] q) INSIDE { a = MatMul(x, w) q = Neg(a) }> }",
+        {"w": normal(48, 40)}, {"x": normal(9, 48), "yes": np.array(True)},
+    ),
+    "Constant nodes inside an If": (
+        "g (float[T, 48] x, bool yes) => (float[T, 40] y) { z = Neg(x) y = If (yes) <"
+        "then_branch = t () => (float[T, 40] p) { CONSTANT p = MatMul(z, w) }, "
+        "else_branch = o () => (float[T, 40] q) { CONSTANT a = MatMul(z, w) q = Neg(a) }> }",
+        {"w": normal(48, 40)}, {"x": normal(9, 48), "yes": np.array(False)},
+    ),
     "Constant nodes": (
         "g (float[T, 48] x) => (float[T, 40] y) { CONSTANT y = MatMul(x, w) }",
         {"w": normal(48, 40)}, {"x": normal(9, 48)},
@@ -145,11 +157,16 @@ CASES: dict[str, tuple[str, dict[str, Array], dict[str, Array]]] = {
 def case(name: str, opset: int = 17) -> tuple[onnx.ModelProto, dict[str, Array]]:
     text, weights, feeds = CASES[name]
     ir_version = 10 if opset >= 21 else 8
-    if "CONSTANT" not in text:
-        return graph(text, opset, ir_version, **weights), feeds
-    model = graph(text.replace("CONSTANT", ""), opset, ir_version)
-    tensor = onnx.numpy_helper.from_array(weights["w"], "value")
-    model.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["w"], value=tensor))
+    inside = "INSIDE" in text or "CONSTANT" in text
+    model = graph(text.replace("INSIDE", "").replace("CONSTANT", ""), opset, ir_version, **({} if inside else weights))
+    if not inside:
+        return model, feeds
+    for inner in graphs(model.graph)[1:] or [model.graph]:
+        if "INSIDE" in text:
+            inner.initializer.append(onnx.numpy_helper.from_array(weights["w"], "w"))
+        else:
+            tensor = onnx.numpy_helper.from_array(weights["w"], "value")
+            inner.node.insert(0, onnx.helper.make_node("Constant", [], ["w"], value=tensor))
     return model, feeds
 
 
