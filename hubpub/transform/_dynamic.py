@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hubpub.transform import _weights
+from hubpub.transform import _weight_graph as graphs
 from hubpub.transform._ledger import Ledger
-from hubpub.transform._weights import FLOAT, MICROSOFT, Constant, Reference, Scope, Use, Weights, attribute, has_input
+from hubpub.transform._weight_graph import FLOAT, MICROSOFT, Constant, Reference, Scope, Use, attribute, has_input
+from hubpub.transform._weights import Weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,7 +84,7 @@ class Dynamic:
             return "an input of the model too, so a caller may give another"
         if constant.tensor.data_type != FLOAT:
             return "not float32, which dynamic quantization starts from"
-        if glob := _weights.excluded((node.name, constant.name), self._params.exclude):
+        if glob := graphs.excluded((node.name, constant.name), self._params.exclude):
             return f"excluded by {glob!r}"
         reason = self._why_not_form(use)
         return reason or ("" if self._weights.finite(constant) else "not finite (NaN or infinity)")
@@ -294,4 +295,4 @@ class Dynamic:
         )
         w.scope.instead[w.index] = [made]
         self._weights.declare(w.scope, node.output, FLOAT)
-        _weights.needs_domain(self._weights.file.model, MICROSOFT, 1)
+        graphs.needs_domain(self._weights.file.model, MICROSOFT, 1)

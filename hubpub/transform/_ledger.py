@@ -11,7 +11,8 @@ from pydantic import JsonValue
 if TYPE_CHECKING:
     import numpy as np
 
-    from hubpub.transform._weights import Constant, Weights
+    from hubpub.transform._weight_graph import Constant
+    from hubpub.transform._weights import Weights
 
     Array = np.ndarray[Any, np.dtype[Any]]
 

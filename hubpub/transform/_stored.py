@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hubpub.errors import StepError
-from hubpub.transform import _weights
+from hubpub.transform import _weight_graph as graphs
 from hubpub.transform._ledger import Ledger
-from hubpub.transform._weights import (
+from hubpub.transform._weight_graph import (
     BFLOAT16,
     FLOAT,
     FLOAT16,
@@ -16,10 +16,10 @@ from hubpub.transform._weights import (
     RECURRENT,
     Constant,
     Use,
-    Weights,
     attribute,
     has_input,
 )
+from hubpub.transform._weights import Weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,7 +113,7 @@ class Storing:
         if domains := self._weights.domains(constant):
             return f"used by an operation of {domains[0]}"
         names = [constant.name, *(use.node.name for use in uses)]
-        if glob := _weights.excluded(names, self._params.exclude):
+        if glob := graphs.excluded(names, self._params.exclude):
             return f"excluded by {glob!r}"
         kinds = {self._kind(use) for use in uses}
         if "bias" in kinds and self._params.bits != 16:
@@ -398,7 +398,7 @@ class Storing:
                     attributes["accuracy_level"] = 4
                 self._ours(use, "MatMulNBits", [use.node.input[0], weight, scale, zero], attributes)
         constant.replaced = True
-        _weights.needs_domain(self._weights.file.model, MICROSOFT, 1)
+        graphs.needs_domain(self._weights.file.model, MICROSOFT, 1)
 
     def _ours(self, use: Use, op: str, inputs: list[str], attributes: dict[str, int]) -> None:
         """Put one of onnxruntime's operations in the place of a node, and the bias of a Gemm behind it."""

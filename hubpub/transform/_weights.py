@@ -1,14 +1,36 @@
-"""The constants of a model, who uses them, and edits that keep every graph of it in order."""
+"""The weights of a model: what is constant, who uses it, and edits that keep every graph of the model in order."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Set
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from hubpub.errors import StepError
+from hubpub.transform._weight_graph import (
+    BFLOAT16,
+    FLOAT,
+    FLOAT16,
+    MICROSOFT,
+    MOVES,
+    RECURRENT,
+    STANDARD,
+    Constant,
+    Reference,
+    Scope,
+    Use,
+    all_graphs,
+    attribute,
+    excluded,
+    has_input,
+    inner_graphs,
+    input_name,
+    moved_constants,
+    names_used,
+    needs_domain,
+    opset_of,
+    rewrite,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,90 +41,32 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-FLOAT, FLOAT16, BFLOAT16 = 1, 10, 16
-"""Numbers of TensorProto.DataType."""
+__all__ = [
+    "BFLOAT16",
+    "FLOAT",
+    "FLOAT16",
+    "MICROSOFT",
+    "RECURRENT",
+    "Constant",
+    "Reference",
+    "Scope",
+    "Use",
+    "Weights",
+    "attribute",
+    "excluded",
+    "has_input",
+    "needs_domain",
+]
 
-MICROSOFT = "com.microsoft"
-_STANDARD = ("", "ai.onnx")
-_MIN_OPSET = 11
-RECURRENT = ("LSTM", "GRU", "RNN")
-_MOVES = ("Slice", "Concat", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Identity", "Split", "Constant")
-_QUANTIZED = ("Quantize", "Dequantize", "QLinear", "QGemm", "QAttention", "QMoE", "QOrdered", "MatMulInteger")
-_QUANTIZED_TOO = {"ConvInteger", "MatMulNBits", "GatherBlockQuantized", "MatMulBnb4", "DynamicQuantizeLinear"}
-
-
-@dataclass(eq=False)
-class Scope:
-    """A graph, the model's or one inside a node; ``nodes`` as they were when it was read."""
-
-    proto: onnx.GraphProto
-    parent: Scope | None
-    nodes: list[onnx.NodeProto]
-    constants: dict[str, Constant] = field(default_factory=dict)
-    makers: dict[str, int] = field(default_factory=dict)
-    """Index of the node that makes a value."""
-    inputs: set[str] = field(default_factory=set)
-    head: list[onnx.NodeProto] = field(default_factory=list)
-    before: dict[int, list[onnx.NodeProto]] = field(default_factory=dict)
-    instead: dict[int, list[onnx.NodeProto]] = field(default_factory=dict)
-
-    def owner(self, name: str) -> Scope | None:
-        """The graph whose value a node of this one means by a name."""
-        scope: Scope | None = self
-        while scope and name not in scope.inputs and name not in scope.makers and name not in scope.constants:
-            scope = scope.parent
-        return scope
-
-
-@dataclass(eq=False)
-class Constant:
-    """An initializer, or the tensor of a Constant node."""
-
-    name: str
-    tensor: onnx.TensorProto
-    scope: Scope
-    maker: int | None
-    """Index of the Constant node; None for an initializer."""
-    overridable: bool = False
-    """It is an input of the model too, so a caller may give another."""
-    replaced: bool = False
-    """Somebody has stored it in another form; it goes when nobody uses it any more."""
-    gone: bool = False
-    """It went."""
-
-    @property
-    def dims(self) -> tuple[int, ...]:
-        """Its shape."""
-        return tuple(self.tensor.dims)
-
-    @property
-    def size(self) -> int:
-        """Elements."""
-        size = 1
-        for dim in self.tensor.dims:
-            size *= dim
-        return size
-
-
-@dataclass(frozen=True)
-class Use:
-    """An input of a node that is a constant, by way of nodes that only turn or pass it on."""
-
-    scope: Scope
-    index: int
-    position: int
-    constant: Constant
-    transposed: bool
-    """Between the two the axes of a matrix are exchanged."""
-
-    @property
-    def node(self) -> onnx.NodeProto:
-        """The node."""
-        return self.scope.nodes[self.index]
-
-
-Reference = tuple[Scope, int, int]
-"""A graph, a node of it and which input of it; -1 and which, for an output of the graph."""
+_QUANTIZED = ("Quantize", "Dequantize", "DynamicQuantize", "QLinear", "QGemm", "QAttention", "QMoE", "QOrdered")
+_QUANTIZED_TOO = {
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "ConvInteger",
+    "MatMulNBits",
+    "GatherBlockQuantized",
+    "MatMulBnb4",
+}
 
 
 class Weights:
@@ -127,7 +91,7 @@ class Weights:
             raise StepError("holds a training graph", where=where, fix="export the model for inference")
         if file.model.functions:
             file.model = inliner.inline_local_functions(file.model)
-        self.opset = _opset(file.model, where)
+        self.opset = opset_of(file.model, where)
         if file.model.ir_version < 4:  # initializers had to be inputs too, and were constants all the same
             names = {tensor.name for tensor in file.model.graph.initializer}
             kept = [value for value in file.model.graph.input if value.name not in names]
@@ -154,11 +118,13 @@ class Weights:
         """
         for scope in self.scopes:
             for index, node in enumerate(scope.nodes):
-                if node.op_type not in RECURRENT or node.domain not in _STANDARD:
+                if node.op_type not in RECURRENT or node.domain not in STANDARD:
                     continue
                 for position in (1, 2):
-                    name = _input(node, position)
-                    if self.use(scope, index, position) is None and (made := moved_constants(self, scope, name)):
+                    name = input_name(node, position)
+                    if self.use(scope, index, position) is None and (
+                        made := moved_constants(self.file, self.opset, scope, name)
+                    ):
                         values, sources = made
                         node.input[position] = self.add(scope, f"{name}_folded", values)
                         folded = Constant(node.input[position], scope.proto.initializer[-1], scope, None)
@@ -182,13 +148,13 @@ class Weights:
             for name in node.output:
                 if name:
                     scope.makers[name] = index
-            if node.op_type == "Constant" and node.domain in _STANDARD and node.output:
+            if node.op_type == "Constant" and node.domain in STANDARD and node.output:
                 for attribute in node.attribute:
                     if attribute.name == "value":
                         scope.constants[node.output[0]] = Constant(node.output[0], attribute.t, scope, index)
             self._node_names.add(node.name)
         self._names |= {*scope.inputs, *scope.makers, *scope.constants}
-        for inner in _inner_graphs(scope.nodes):
+        for inner in inner_graphs(scope.nodes):
             self._read(inner, scope)
 
     # -------------------------------------------------------------------------------------------------- looking
@@ -197,21 +163,21 @@ class Weights:
         """Every input of a node of ONNX's own that is a constant, in the order of the graphs and their nodes."""
         for scope in self.scopes:
             for index, node in enumerate(scope.nodes):
-                if node.domain in _STANDARD:
+                if node.domain in STANDARD:
                     for position in range(len(node.input)):
                         if use := self.use(scope, index, position):
                             yield use
 
     def use(self, scope: Scope, index: int, position: int) -> Use | None:
         """What constant, if any, an input of a node is."""
-        name, transposed, at = _input(scope.nodes[index], position), False, scope
+        name, transposed, at = input_name(scope.nodes[index], position), False, scope
         while name and (owner := at.owner(name)):
             if constant := owner.constants.get(name):
                 return Use(scope, index, position, constant, transposed)
             if name in owner.inputs:
                 return None
             maker = owner.nodes[owner.makers[name]]
-            if maker.domain not in _STANDARD or maker.op_type not in ("Identity", "Transpose"):
+            if maker.domain not in STANDARD or maker.op_type not in ("Identity", "Transpose"):
                 return None
             if maker.op_type == "Transpose":
                 if list(attribute(maker, "perm") or (1, 0)) != [1, 0]:
@@ -233,7 +199,7 @@ class Weights:
             if (at, index, position) in taken:
                 continue
             node = at.nodes[index] if index >= 0 else None
-            if node is None or node.domain not in _STANDARD or node.op_type not in ("Identity", "Transpose"):
+            if node is None or node.domain not in STANDARD or node.op_type not in ("Identity", "Transpose"):
                 return False
             if not self._all_in(at, node.output[0], taken):
                 return False
@@ -252,7 +218,7 @@ class Weights:
         found = set()
         for at, index, _ in self._references.get((scope, name), set()):
             node = at.nodes[index] if index >= 0 else None
-            if node is not None and node.domain not in _STANDARD:
+            if node is not None and node.domain not in STANDARD:
                 found.add(node.domain)
             elif node is not None and node.op_type in ("Identity", "Transpose"):
                 found |= self._domains(at, node.output[0])
@@ -283,7 +249,7 @@ class Weights:
             node.op_type
             for scope in self.scopes
             for node in scope.nodes
-            if node.op_type in _QUANTIZED_TOO or node.op_type.startswith((*_QUANTIZED, "DynamicQuantize"))
+            if node.op_type in _QUANTIZED_TOO or node.op_type.startswith(_QUANTIZED)
         )
 
     def refuse_quantized(self) -> None:
@@ -371,14 +337,14 @@ class Weights:
             for index in reversed([i for i, tensor in enumerate(scope.proto.initializer) if tensor.name in taken]):
                 del scope.proto.initializer[index]
         for scope in reversed(self.scopes):  # the inner before the outer, whose nodes hold them
-            _rewrite(scope)
-        for scope, proto in zip(self.scopes, _graphs(self.file.model.graph), strict=True):
+            rewrite(scope)
+        for scope, proto in zip(self.scopes, all_graphs(self.file.model.graph), strict=True):
             scope.proto = proto  # the outer one holds a copy now
         while self._drop_once():
             pass
 
     def _drop_once(self) -> bool:
-        used = {name for scope in self.scopes for name in _names_used(scope.proto)}
+        used = {name for scope in self.scopes for name in names_used(scope.proto)}
         unused = self._added - used
         dropped = False
         for scope in self.scopes:
@@ -389,7 +355,7 @@ class Weights:
                 if not used & set(node.output)
                 and (
                     (node.op_type == "Constant" and node.output[0] in replaced)
-                    or (node.op_type in _MOVES and self._moves_replaced(scope, node))
+                    or (node.op_type in MOVES and self._moves_replaced(scope, node))
                 )
             ]
             for index in reversed(dead):
@@ -412,121 +378,6 @@ class Weights:
             if constant := owner.constants.get(name):
                 if constant.replaced or constant.gone:
                     return True
-            elif (maker := owner.nodes[owner.makers[name]]).op_type in _MOVES and cls._moves_replaced(owner, maker):
+            elif (maker := owner.nodes[owner.makers[name]]).op_type in MOVES and cls._moves_replaced(owner, maker):
                 return True
         return False
-
-
-def moved_constants(weights: Weights, scope: Scope, name: str) -> tuple[Array, list[Constant]] | None:
-    """What a value is if it comes of constants by operations that only move their elements; and these constants."""
-    from onnx import helper, numpy_helper
-    from onnx.reference import ReferenceEvaluator
-
-    nodes: list[onnx.NodeProto] = []
-    sources: dict[str, Constant] = {}
-    seen: set[str] = set()
-
-    def visit(at: Scope, value: str) -> bool:
-        owner = at.owner(value)
-        if not value or value in seen:
-            return True
-        if owner is None or value in owner.inputs:
-            return False
-        seen.add(value)
-        if constant := owner.constants.get(value):
-            sources[value] = constant
-            return True
-        node = owner.nodes[owner.makers[value]]
-        if node.domain not in _STANDARD or node.op_type not in _MOVES or not all(visit(owner, i) for i in node.input):
-            return False
-        nodes.append(node)
-        return True
-
-    if not visit(scope, name) or not nodes:
-        return None
-    tensors = [numpy_helper.from_array(weights.file.array(c.tensor), value) for value, c in sources.items()]
-    graph = helper.make_graph(nodes, "moved", [], [helper.make_empty_tensor_value_info(name)], tensors)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", weights.opset)])
-    values: Any = ReferenceEvaluator(model).run(None, {})
-    return values[0], list(sources.values())
-
-
-def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
-    """A node's attribute, or ``default``."""
-    from onnx import helper
-
-    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
-
-
-def has_input(node: onnx.NodeProto, position: int) -> bool:
-    """Whether an optional input is there."""
-    return bool(_input(node, position))
-
-
-def needs_domain(model: onnx.ModelProto, domain: str, version: int) -> None:
-    """Let a model say that it uses operations of ``domain``."""
-    if all(entry.domain != domain for entry in model.opset_import):
-        model.opset_import.add(domain=domain, version=version)
-
-
-def excluded(names: Iterable[str], globs: Iterable[str]) -> str:
-    """The first glob that one of the names matches, or nothing."""
-    names = list(names)
-    return next((glob for glob in globs for name in names if name and fnmatchcase(name, glob)), "")
-
-
-def _input(node: onnx.NodeProto, position: int) -> str:
-    return node.input[position] if position < len(node.input) else ""
-
-
-def _opset(model: onnx.ModelProto, where: str) -> int:
-    import onnx
-
-    opset = next((o.version for o in model.opset_import if o.domain in _STANDARD), 0)
-    newest = onnx.defs.onnx_opset_version()
-    if not _MIN_OPSET <= opset <= newest:
-        raise StepError(
-            f"has opset {opset}, {_MIN_OPSET} to {newest} can be quantized",
-            where=where,
-            fix="export it with opset 17, or upgrade onnx",
-        )
-    return opset
-
-
-def _inner_graphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
-    for node in nodes:
-        for attribute_ in node.attribute:
-            if attribute_.HasField("g"):
-                yield attribute_.g
-            yield from attribute_.graphs
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for inner in _inner_graphs(graph.node):
-        yield from _graphs(inner)
-
-
-def _names_used(graph: onnx.GraphProto) -> Iterator[str]:
-    for node in graph.node:
-        yield from node.input
-    for value in graph.output:
-        yield value.name
-
-
-def _rewrite(scope: Scope) -> None:
-    import onnx
-
-    if not (scope.head or scope.before or scope.instead):
-        return
-    nodes = list(scope.head)
-    for index, node in enumerate(scope.nodes):
-        nodes += scope.before.get(index, [])
-        if index in scope.instead:
-            nodes += scope.instead[index]
-            continue
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        nodes.append(copy)
-    del scope.proto.node[:]
-    scope.proto.node.extend(nodes)
