@@ -11,9 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
+from pydantic import TypeAdapter
 from transform.weights_graphs import CASES, QUIET, apply, case, graph, near, normal, op_counts, runs
 
 from hubpub.errors import StepError
+from hubpub.recipe.model import Transform
 from hubpub.transform import _int8_values as ints
 from hubpub.transform.dynamic_int8 import DynamicInt8
 
@@ -264,3 +266,9 @@ def test_any_graph_loads_and_is_near(text: str, opset: int, yes: bool, seed: int
     """At most 10 roundings of 8 bits on the way, each of at least 28 dB or so."""
     apply(STEP, weight_model(text, opset), tmp_path)
     assert near(tmp_path, {"x": normal(32, 32, seed=seed + 9), "yes": np.array(yes)}) > 16
+
+
+def test_it_is_a_transform_of_the_recipe() -> None:
+    made: Any = TypeAdapter(Transform).validate_python({"transform": "dynamic_int8", "exclude": ["*/fc2"]})
+    assert isinstance(made, DynamicInt8)
+    assert made.model_validate(made.model_dump(mode="json")) == made

@@ -18,9 +18,10 @@ import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from hubpub.errors import HubpubError, StepError
+from hubpub.recipe.model import Transform
 from hubpub.transform._blocks import unpack
 from hubpub.transform._safetensors import BITS, Entry, lay_out, read_header
 from hubpub.transform.safetensors_int8 import SafetensorsInt8
@@ -399,3 +400,9 @@ def test_a_full_disk_is_one_error(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)
+
+
+def test_it_is_a_transform_of_the_recipe() -> None:
+    made: Any = TypeAdapter(Transform).validate_python({"transform": "safetensors_int8", "include": ["*"]})
+    assert isinstance(made, SafetensorsInt8)
+    assert made.model_validate(made.model_dump(mode="json")) == made

@@ -15,11 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, numpy_helper
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from transform.test_dynamic_int8 import weight_graphs, weight_model
 from transform.weights_graphs import CASES, QUIET, apply, case, graph, near, normal, op_counts
 
 from hubpub.errors import StepError
+from hubpub.recipe.model import Transform
 from hubpub.transform._blocks import pack, quantize_blocks, to_signed, unpack
 from hubpub.transform._runtime import load_footprint, optimized_ops
 from hubpub.transform.weight_only import WeightOnly
@@ -366,3 +367,9 @@ def test_layouts_and_the_same_bytes_again(layout: str, tmp_path: Path) -> None:
     assert contents[0] == contents[1]
     assert set(contents[0]) == {"m.onnx"} | ({"m.onnx.data"} if layout == "external" else set())
     assert near(tmp_path, feeds) > 28
+
+
+def test_it_is_a_transform_of_the_recipe() -> None:
+    made: Any = TypeAdapter(Transform).validate_python({"transform": "weight_only", "bits": 4})
+    assert isinstance(made, WeightOnly)
+    assert made.model_validate(made.model_dump(mode="json")) == made
