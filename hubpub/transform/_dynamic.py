@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
+_VALUES = 1 << 20  # of a weight, in columns, that are looked at in one go
 _POSITIONS = {"MatMul": (1,), "Gemm": (1,), "Conv": (1,), "LSTM": (1, 2), "Gather": (0,)}
 
 
@@ -137,15 +138,15 @@ class Dynamic:
         scales = np.empty((len(stack), stack.shape[2]), np.float32)
         error = signal = 0.0
         for matrix, out, scale_out in zip(stack, integers, scales, strict=True):
-            scale, zero = ints.scale_of(*ints.extremes(matrix, 1), ints.INT8)
-            if self._params.clip == "mse":
-                scale = ints.best_clip(matrix, ints.INT8, 1)
-            if self._params.target == "x86" and use.constant in self._factors:
-                scale = ints.pair_safe_scale(matrix, scale)
-            out[:] = ints.quantize(matrix, scale, zero, ints.INT8, 1)
-            scale_out[:] = scale
-            error += float(ints.noise(matrix, scale, zero, ints.INT8, 1).sum())
-            signal += float(sum(np.square(matrix[rows], dtype=np.float64).sum() for rows in ints.blocks(matrix)))
+            step = max(_VALUES // max(len(matrix), 1), 1)
+            for start in range(0, matrix.shape[1], step):
+                some = slice(start, start + step)
+                part = np.ascontiguousarray(matrix[:, some])
+                scale, zero = self._scale(part, use.constant in self._factors)
+                out[:, some] = ints.quantize(part, scale, zero, ints.INT8, 1)
+                scale_out[some] = scale
+                error += float(ints.noise(part, scale, zero, ints.INT8, 1).sum())
+                signal += float(np.square(part, dtype=np.float64).sum())
         self._ledger.enter(
             use.constant,
             op=use.node.op_type,
@@ -156,6 +157,16 @@ class Dynamic:
             scales=scales,
         )
         return integers.reshape(columns.shape), scales.reshape(*columns.shape[:-2], columns.shape[-1])
+
+    def _scale(self, columns: Array, multiplied: bool) -> tuple[Array, Array]:
+        from hubpub.transform import _int8_values as ints
+
+        scale, zero = ints.scale_of(*ints.extremes(columns, 1), ints.INT8)
+        if self._params.clip == "mse":
+            scale = ints.best_clip(columns, ints.INT8, 1)
+        if self._params.target == "x86" and multiplied:
+            scale = ints.pair_safe_scale(columns, scale)
+        return scale, zero
 
     def _store(self, use: Use, form: str, integers: Array, scale: Array, zero: Array | None) -> Stored:
         constant, add = use.constant, self._weights.add

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -272,3 +277,93 @@ def test_it_is_a_transform_of_the_recipe() -> None:
     made: Any = TypeAdapter(Transform).validate_python({"transform": "dynamic_int8", "exclude": ["*/fc2"]})
     assert isinstance(made, DynamicInt8)
     assert made.model_validate(made.model_dump(mode="json")) == made
+
+
+def test_the_result_does_not_depend_on_the_size_of_a_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = case("LSTM")
+    _, facts = apply(STEP, model, tmp_path)
+    whole = (tmp_path / "out" / "m.onnx").read_bytes()
+    monkeypatch.setattr("hubpub.transform._dynamic._VALUES", 200)
+    _, again = apply(STEP, model, tmp_path)
+    assert (tmp_path / "out" / "m.onnx").read_bytes() == whole
+    assert [layer["scales_sha256"] for layer in again["layers"]] == [
+        layer["scales_sha256"] for layer in facts["layers"]
+    ]
+
+
+# --------------------------------------------------------------------------------------------------------- processes
+
+_IN_A_PROCESS = """
+    import re, sys
+    from pathlib import Path
+    import numpy, onnx, onnx.inliner, onnx.shape_inference, onnx.reference
+    from hubpub.transform import _blocks, _convert, _dynamic, _int8_values, _stored
+    from hubpub.transform.dynamic_int8 import DynamicInt8
+    from hubpub.transform.weight_only import WeightOnly
+
+    def status(field):
+        text = Path("/proc/self/status").read_text()
+        return int(re.search(field + r":\\s+(\\d+) kB", text)[1]) * 1024
+
+    step, model, target = eval(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+    measure = sys.platform == "linux"
+    before = status("VmRSS") if measure else 0
+    step.apply(model, target, lambda _: None)
+    print(status("VmHWM") - before if measure else 0)
+"""
+
+
+def _elsewhere(step: str, model: Path, target: Path, hash_seed: str = "0") -> int:
+    """Quantize in a process of its own; the bytes by which its peak RSS passed its start."""
+    target.parent.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(_IN_A_PROCESS), step, model, target],
+        env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(Path(__file__).parents[2])},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return int(done.stdout)
+
+
+_BOTH = [
+    "DynamicInt8(report_runtime=False, min_elements=1)",
+    "WeightOnly(report_runtime=False, min_elements=1, form='matmulnbits', bits=4)",
+]
+
+
+@pytest.mark.parametrize("step", _BOTH)
+def test_processes_with_other_hash_seeds_write_the_same_bytes(step: str, tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(case("tied")[0].SerializeToString())
+    digests = set()
+    for seed in ("1", "2"):
+        _elsewhere(step, tmp_path / "m.onnx", tmp_path / seed / "m.onnx", seed)
+        digests.add(hashlib.sha256((tmp_path / seed / "m.onnx").read_bytes()).hexdigest())
+    assert len(digests) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="peak RSS of a process is read from /proc")
+@pytest.mark.parametrize("step", _BOTH)
+def test_memory_is_bounded_by_the_largest_tensor(step: str, tmp_path: Path) -> None:
+    """440 MB, the largest tensor 40 MB: less than four times that more than at rest."""
+    shapes = [(1024, 2560)] * 40 + [(1024, 10240)]
+    model, end = graph("g (float[T, 1024] x) => (float[T, 1024] x) { }"), 0
+    rng = np.random.default_rng(0)
+    with (tmp_path / "source.data").open("wb") as data:
+        for number, shape in enumerate(shapes):
+            weight = TensorProto(name=f"w{number}", data_type=TensorProto.FLOAT, dims=shape)
+            weight.data_location = TensorProto.EXTERNAL
+            stored = rng.standard_normal(shape, np.float32)
+            for key, value in (("location", "source.data"), ("offset", end), ("length", stored.nbytes)):
+                weight.external_data.add(key=key, value=str(value))
+            data.write(stored.data)
+            end += stored.nbytes
+            model.graph.initializer.append(weight)
+            node = onnx.helper.make_node("MatMul", ["x", f"w{number}"], [f"m{number}"], name=f"n{number}")
+            model.graph.node.append(node)
+            info = onnx.helper.make_tensor_value_info(f"m{number}", TensorProto.FLOAT, ["T", shape[1]])
+            model.graph.output.append(info)
+    del model.graph.output[0]
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    assert _elsewhere(step, tmp_path / "m.onnx", tmp_path / "out" / "m.onnx") < 160_000_000
