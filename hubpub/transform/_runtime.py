@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +53,16 @@ def optimized_ops(model: Path) -> Counter[str]:
     return Counter(_ask("ops", model))
 
 
+def users_in_optimized(model: Path, names: Iterable[str]) -> dict[str, list[str]]:
+    """For each initializer in ``names`` the operations that take it in the graph that onnxruntime runs on a CPU.
+
+    Raises:
+        StepError: onnxruntime cannot load the model.
+    """
+    users: dict[str, Any] = _ask("users", model)
+    return {name: list(users.get(name, [])) for name in names}
+
+
 def load_footprint(model: Path) -> Footprint:
     """What memory onnxruntime needs to load a model, before it runs it; Linux only.
 
@@ -84,13 +94,25 @@ def main() -> None:
     """Load the model named on the command line and print what is asked for as JSON."""
     mode, model = sys.argv[1], Path(sys.argv[2])
     try:
-        answer = _ops(model) if mode == "ops" else _rss(model)
+        answer = {"ops": _ops, "users": _users, "rss": _rss}[mode](model)
     except Exception as error:  # whatever the runtime raises has to reach the caller as one line
         answer = {"error": " ".join(str(error).split())[:300]}
     print(json.dumps(answer))
 
 
 def _ops(model: Path) -> dict[str, Any]:
+    return dict(sorted(Counter(node.op_type for node in _nodes(_optimized(model))).items()))
+
+
+def _users(model: Path) -> dict[str, Any]:
+    users: dict[str, list[str]] = {}
+    for node in _nodes(_optimized(model)):
+        for name in node.input:
+            users.setdefault(name, []).append(node.op_type)
+    return users
+
+
+def _optimized(model: Path) -> onnx.GraphProto:
     import onnx
     import onnxruntime
 
@@ -102,8 +124,7 @@ def _ops(model: Path) -> dict[str, Any]:
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "bulk")
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", str(_BULK))
         onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        graph = onnx.load(written, load_external_data=False).graph
-    return dict(sorted(Counter(node.op_type for node in _nodes(graph)).items()))
+        return onnx.load(written, load_external_data=False).graph
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
