@@ -60,6 +60,7 @@ def test_whisper_encoder(
         }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [DynamicInt8(), WeightOnly(), WeightOnly(form="matmulnbits")])
 def test_whisper_decoder_is_tied_and_branches(step: Any, whisper_tiny_en: Path, tmp_path: Path) -> None:
     """Its table of tokens is its output too; the whole is a quarter, so the table is there once."""
@@ -82,6 +83,7 @@ def test_whisper_decoder_is_tied_and_branches(step: Any, whisper_tiny_en: Path, 
     assert snr(before.astype(np.float64), after.astype(np.float64)) > 20
 
 
+@pytest.mark.slow
 def test_silero(silero_onnx_dir: Path, two_cities_wav: Path, tmp_path: Path) -> None:
     """Every variant: an If with the weights of two sampling rates inside, LSTM, and a Conv that is an STFT."""
     speech = _speech(two_cities_wav)[0][32_000:]
