@@ -192,11 +192,15 @@ def pairs_reach(weights: Array) -> NDArray[np.int32]:
     Returns:
         ``[N]``. Up to 128 (`PAIR_LIMIT`) no pair of products with unsigned bytes can leave 16 bits.
     """
-    whole = weights.astype(np.int32)
-    if len(whole) % 2:
-        whole = np.concatenate([whole, np.zeros_like(whole[:1])])
-    reach = [np.maximum(side[0::2], 0) + np.maximum(side[1::2], 0) for side in (whole, -whole)]
-    return np.asarray(np.maximum(*reach).max(0, initial=0), np.int32)
+    even, odd = weights[0::2], weights[1::2]
+    reach = np.abs(weights[-1].astype(np.int32)) if len(weights) % 2 else np.zeros(weights.shape[1], np.int32)
+    for start in range(0, len(odd), step := max(_BLOCK // max(weights.shape[1], 1), 1)):
+        one = even[start : start + step][: len(odd) - start].astype(np.int16)
+        other = odd[start : start + step].astype(np.int16)
+        up = np.maximum(one, 0) + np.maximum(other, 0)
+        down = np.minimum(one, 0) + np.minimum(other, 0)
+        reach = np.maximum(reach, np.maximum(up.max(0), -down.min(0)))
+    return np.asarray(reach, np.int32)
 
 
 PAIR_LIMIT = 128
@@ -213,8 +217,7 @@ def pair_safe_scale(weights: Floats, scale: Floats) -> Floats:
         weights: float32 ``[K, N]``.
         scale: ``[N]``, what is wanted.
     """
-    reach = pairs_reach_of_floats(weights)
-    safe = np.maximum(scale, (reach / PAIR_LIMIT).astype(np.float32))
+    safe = np.maximum(scale, pairs_reach_of_floats(weights) / np.float32(PAIR_LIMIT))
     zero = np.zeros(safe.shape, np.int8)
     while True:  # rounding may add one to a pair
         over = pairs_reach(quantize(weights, safe, zero, INT8, 1)) > PAIR_LIMIT
@@ -223,13 +226,17 @@ def pair_safe_scale(weights: Floats, scale: Floats) -> Floats:
         safe = np.where(over, safe * np.float32(1 + 1 / 256), safe).astype(np.float32)
 
 
-def pairs_reach_of_floats(weights: Floats) -> NDArray[np.float64]:
-    """`pairs_reach` before rounding."""
-    whole = weights.astype(np.float64)
-    if len(whole) % 2:
-        whole = np.concatenate([whole, np.zeros_like(whole[:1])])
-    reach = [np.maximum(side[0::2], 0) + np.maximum(side[1::2], 0) for side in (whole, -whole)]
-    return np.asarray(np.maximum(*reach).max(0, initial=0.0))
+def pairs_reach_of_floats(weights: Floats) -> Floats:
+    """`pairs_reach` before rounding, float32 ``[N]``."""
+    even, odd = weights[0::2], weights[1::2]
+    alone = weights[-1] if len(weights) % 2 else np.zeros(weights.shape[1], np.float32)
+    reach = np.abs(alone)
+    for start in range(0, len(odd), step := max(_BLOCK // max(weights.shape[1], 1), 1)):
+        one, other = even[start : start + step][: len(odd) - start], odd[start : start + step]
+        up = np.maximum(one, 0) + np.maximum(other, 0)
+        down = np.minimum(one, 0) + np.minimum(other, 0)
+        reach = np.maximum(reach, np.maximum(up.max(0), -down.min(0)))
+    return np.asarray(reach, np.float32)
 
 
 def _along(values: Array, axis: int | None, ndim: int) -> Array:

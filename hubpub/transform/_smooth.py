@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hubpub.transform import _int8_values as i8
+from hubpub.transform._products import product
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 ALPHAS = (0.4, 0.55, 0.7, 0.85)
 FLOORS = (1.0, 2.0, 3.0)
 MARGINS = (1.0, 1.15)
-_COLUMNS = 512  # of a weight, evenly spaced, that a candidate is judged by
+_COLUMNS = 256  # of a weight, evenly spaced, that a candidate is judged by
 _TINY = 1e-6
 
 
@@ -156,18 +157,30 @@ class _Trial:
     ) -> None:
         self._seen, self._rows, self._columns, self._reach = seen, rows, columns, reach
         self._asymmetric, self._pair_safe = asymmetric, pair_safe
-        self._expected = rows @ columns
+        self._expected = product(rows, columns)
+        self._weights: dict[tuple[float, float], tuple[Floats, Floats, Floats]] = {}
         self.signal = float(np.square(self._expected, dtype=np.float64).sum())
 
     def error(self, candidate: Candidate) -> float:
         """Sum of squares."""
-        divisors = _divisors(candidate, self._seen, self._reach)
+        key = candidate.alpha, candidate.floor
+        if key not in self._weights:
+            self._weights = {key: self._quantized(candidate)}  # one is enough: margins come one after the other
+        divisors, integers, steps = self._weights[key]
         scale, zero = grid_of(*_range(candidate, self._seen, divisors), asymmetric=self._asymmetric)
-        inputs = np.rint(self._rows / (divisors * scale))
+        inputs = self._rows * np.asarray(1 / (divisors * scale), np.float32)
+        np.rint(inputs, out=inputs)
         np.clip(inputs, -np.float32(zero), 255 - np.float32(zero), out=inputs)
+        output = product(inputs, integers)
+        output *= steps * scale
+        output -= self._expected
+        return float(np.square(output, out=output).sum(1).sum(dtype=np.float64))
+
+    def _quantized(self, candidate: Candidate) -> tuple[Floats, Floats, Floats]:
+        divisors = _divisors(candidate, self._seen, self._reach)
         weights = self._columns * divisors[:, None]
-        steps = np.maximum(i8.scale_of(*i8.extremes(weights, 1), i8.INT8)[0], 1e-30)
+        steps, _ = i8.scale_of(*i8.extremes(weights, 1), i8.INT8)
         if self._pair_safe:
-            steps = np.maximum(steps, (i8.pairs_reach_of_floats(weights) / i8.PAIR_LIMIT).astype(np.float32))
-        output = (inputs @ np.rint(weights / steps)) * (steps * scale)
-        return float(np.square(output - self._expected, dtype=np.float64).sum())
+            steps = np.maximum(steps, i8.pairs_reach_of_floats(weights) / np.float32(i8.PAIR_LIMIT))
+        weights /= steps
+        return divisors, np.rint(weights, out=weights), steps

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-_ROWS = 1200
+_ROWS = 800
 """Rows sampled in all, of which a choice is made; fewer where they would take too much disk."""
 _ROWS_TO_REPORT = 64
 _ROW_BYTES = 64 << 20
