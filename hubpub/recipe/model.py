@@ -14,10 +14,16 @@ from hubpub.measure.metrics import AnyMetric, MetricName
 from hubpub.measure.metrics.base import Metric
 from hubpub.recipe.hub_metadata import REPO_ID, HubTag, Language, License, PipelineTag, RepoId
 from hubpub.source import HubSource, LocalSource, PypiSource
+from hubpub.transform.dynamic_int8 import DynamicInt8
 from hubpub.transform.fp16 import Fp16
+from hubpub.transform.safetensors_int8 import SafetensorsInt8
 from hubpub.transform.shard import Shard
+from hubpub.transform.weight_only import WeightOnly
 
-Transform = Annotated[Shard | Fp16, Field(discriminator="transform")]
+Transform = Annotated[
+    Shard | Fp16 | DynamicInt8 | WeightOnly | SafetensorsInt8,
+    Field(discriminator="transform"),
+]
 """The union of transformations, told apart by ``transform``: a new one adds a line here."""
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"

@@ -1,0 +1,215 @@
+"""The way of a step that makes products run in integers: calibrate, rewrite, store the other weights, write."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hubpub.errors import StepError
+from hubpub.transform.layout import Layout, lay_out
+
+if TYPE_CHECKING:
+    from hubpub.onnxfile import OnnxFile
+    from hubpub.transform._ledger import Ledger
+    from hubpub.transform._scratch import Scratch
+    from hubpub.transform._weights import Weights
+    from hubpub.transform.base import Facts, Progress
+
+StoreOthers = Literal["int8", "fp16", "fp32"]
+Target = Literal["x86", "x86_vnni", "arm", "wasm"]
+
+STORE_HELP = (
+    "How weights that do not run in integers (convolutions, tables, what was skipped) are stored: int8 per channel, "
+    "fp16, or fp32 as they were. They are computed in float32 all the same; what `exclude` names is left alone."
+)
+STORE_FP16_HELP = "Globs of weights of these that are stored at 16 bits, whatever store_others says."
+TARGET_HELP = (
+    "Where it shall run. x86 = also on AVX2 and AVX512 without VNNI, where pairs of products saturate at 16 bits: "
+    "weights are bounded so that no pair can. The others (x86_vnni, arm, wasm) add up in 32 bits and need no such care."
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What such a step was told."""
+
+    layout: Layout
+    store_others: StoreOthers
+    store_fp16: tuple[str, ...]
+    exclude: tuple[str, ...]
+    min_elements: int
+
+
+def rewrite_file(
+    plan: Plan,
+    model: Path,
+    target: Path,
+    progress: Progress,
+    rewrite: Callable[[Weights, Scratch], tuple[Ledger, Mapping[str, str], Facts]],
+) -> Facts:
+    """Open a model, let ``rewrite`` edit it, store what is left, write, and check what was written.
+
+    Args:
+        plan: how.
+        model: to read.
+        target: to write.
+        progress: told of bytes written.
+        rewrite: gives its ledger, for each fused product the name of its integers (by layer name), and further facts.
+
+    Returns:
+        ``layers``, ``not_integer`` (weights of products that stay float, why), ``skipped`` and ``small`` (see
+        `hubpub.transform._ledger`), ``bytes_in``, ``bytes_out``, ``fused`` (see `fused_facts`), and those of
+        ``rewrite``.
+
+    Raises:
+        OnnxFileError: the model is not sound, or cannot be written.
+        StepError: nothing can be quantized, or a postcondition does not hold.
+    """
+    from hubpub.onnxfile import OnnxFile
+    from hubpub.transform._scratch import Scratch
+    from hubpub.transform._weights import Weights
+    from hubpub.transform.fp16 import bring_in_small, tensor_bytes, unsound
+
+    where = model.name
+    file = OnnxFile.open(model)
+    bring_in_small(file)
+    bytes_in = tensor_bytes(file, where)
+    was_sound = not unsound(file)
+    with Scratch(target) as scratch:
+        weights = Weights(file, scratch, where)
+        weights.refuse_quantized()
+        refuse_narrow(weights)
+        ledger, integers, facts = rewrite(weights, scratch)
+        weights.drop_unused()
+        rest = Weights(file, scratch, where)
+        others = _store_others(rest, plan)
+        rest.drop_unused()
+        if was_sound and (problem := unsound(file)):
+            raise StepError(f"the quantized graph is not sound: {problem}", where=where, fix="report this")
+        bytes_out = tensor_bytes(file, where)
+        places = [located.steps for located in file.tensors()]
+        lay_out(file, target, plan.layout, progress)
+    if [located.steps for located in OnnxFile.open(target).tensors()] != places:
+        raise StepError("the tensors of the written model are not those planned", where=target.name)
+    left = others.facts(rest, plan.min_elements)
+    return {
+        "layers": [*ledger.layers, *others.layers],
+        "not_integer": {constant.name: reason for constant, reason in ledger.reasons.items()},
+        "skipped": left["skipped"],
+        "small": left["small"],
+        **facts,
+        "bytes_in": bytes_in,
+        "bytes_out": bytes_out,
+        "fused": fused_facts(model, target, integers),
+    }
+
+
+def refuse_narrow(weights: Weights) -> None:
+    """Refuse a model whose weights are float16 or bfloat16 already.
+
+    Raises:
+        StepError: it has some.
+    """
+    names = {10: "float16", 16: "bfloat16"}
+    for constant in weights.constants():
+        if constant.tensor.data_type in names and constant.size > 1:
+            raise StepError(
+                f"holds {names[constant.tensor.data_type]} ({constant.name!r})",
+                where=weights.where,
+                fix="start from the float32 model",
+            )
+
+
+def nothing_to_do(ledger: Ledger, weights: Weights) -> StepError:
+    """The error for a model of which no product can run in integers."""
+    largest = max(ledger.reasons, key=lambda constant: constant.size, default=None)
+    why = f"; the largest weight, {largest.name!r}, is {ledger.reasons[largest]}" if largest else ""
+    return StepError(
+        f"holds no product that can run in integers{why}", where=weights.where, fix="leave the step out for this model"
+    )
+
+
+@contextlib.contextmanager
+def state_folder(resume: Path | None, target: Path) -> Iterator[Path]:
+    """Where the state of a calibration lies: ``resume``, or a folder beside ``target`` that goes away."""
+    if resume is not None:
+        resume.mkdir(parents=True, exist_ok=True)
+        yield resume
+        return
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".calibration.") as folder:
+        yield Path(folder)
+
+
+def _store_others(weights: Weights, plan: Plan) -> Ledger:
+    from hubpub.transform._ledger import Ledger
+    from hubpub.transform._stored import Storing
+    from hubpub.transform._weights import excluded
+    from hubpub.transform.weight_only import WeightOnly
+
+    at_16 = {
+        constant.name
+        for constant in weights.constants()
+        if plan.store_others == "fp16" or excluded([constant.name], plan.store_fp16)
+    } - _scales(weights.file)
+    at_8 = {c.name for c in weights.constants()} - at_16 if plan.store_others == "int8" else set()
+    ledger = Ledger()
+    for bits, names in ((16, at_16), (8, at_8)):
+        left = [constant.name for constant in weights.constants() if constant.name not in names]
+        exclude = (*plan.exclude, *(name.replace("[", "[[]") for name in left))
+        one = Storing(weights, WeightOnly(bits=bits, exclude=exclude, min_elements=plan.min_elements)).run()
+        ledger.layers += one.layers
+        ledger.reasons.update({c: why for c, why in one.reasons.items() if c.name in names})
+    return ledger
+
+
+def _scales(file: OnnxFile) -> set[str]:
+    """Scales of QuantizeLinear and DequantizeLinear, which have to stay float32."""
+    nodes = [node for node in file.model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    return {node.input[1] for node in nodes}
+
+
+def fused_facts(model: Path, target: Path, integers: Mapping[str, str]) -> dict[str, Any]:
+    """Which products onnxruntime, on this machine's CPU, runs in integers.
+
+    Args:
+        model: the source.
+        target: the result.
+        integers: for each layer the name of its integer weights.
+
+    Returns:
+        ``ops`` (integer operation → nodes), ``layers`` (those that run in integers), ``not_fused`` (names of those
+        that do not); or ``not_loaded``, why onnxruntime loads neither source nor result.
+
+    Raises:
+        StepError: it loads the source, but not the result.
+    """
+    from hubpub.transform._runtime import optimized_ops, users_in_optimized
+
+    try:
+        users = users_in_optimized(target, sorted(set(integers.values())))
+    except StepError as error:
+        try:
+            optimized_ops(model)
+        except StepError as its_own:
+            return {"not_loaded": its_own.what}
+        raise error from None
+    fused = {name: [op for op in users.get(weight, []) if op in INTEGER_OPS] for name, weight in integers.items()}
+    ops: dict[str, int] = {}
+    for name in integers:
+        for op in fused[name][:1]:
+            ops[op] = ops.get(op, 0) + 1
+    return {
+        "ops": dict(sorted(ops.items())),
+        "layers": sum(1 for found in fused.values() if found),
+        "not_fused": [name for name, found in fused.items() if not found],
+    }
+
+
+INTEGER_OPS = frozenset(
+    ["MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "DynamicQuantizeMatMul", "QGemm", "QLinearConv"]
+)
+"""Operations whose kernels multiply integers."""

@@ -1,0 +1,294 @@
+"""The run of `hubpub.transform.smoothquant_int8` over a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hubpub.transform import _int8_values as i8
+from hubpub.transform import _smooth
+from hubpub.transform._fold import Folder
+from hubpub.transform._int8_layers import Group, Layer, find_layers, group
+from hubpub.transform._integers import nothing_to_do, state_folder
+from hubpub.transform._ledger import Ledger
+from hubpub.transform._qdq import QdqWriter, check_opset, node
+from hubpub.transform._smooth import Half, Smoothing
+from hubpub.transform._weights import has_input
+from hubpub.transform.calibration.observe import Observations, observe
+from hubpub.transform.calibration.probes import Extremes, Rows, Tail
+
+if TYPE_CHECKING:
+    from hubpub.transform._weights import Weights
+    from hubpub.transform.base import Facts, Windows
+    from hubpub.transform.smoothquant_int8 import SmoothQuantInt8
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+_ROWS = 800
+"""Rows sampled in all, of which a choice is made; fewer where they would take too much disk."""
+_ROWS_TO_REPORT = 64
+_ROW_BYTES = 64 << 20
+_ROW_SHARE = 0.2
+"""Rows take at most this share of the model's bytes, or `_ROW_BYTES` if that is more."""
+_WORKERS = 2
+
+
+class SmoothQuant:
+    """One run over a model."""
+
+    def __init__(
+        self, weights: Weights, params: SmoothQuantInt8, windows: Windows, target: Path, resume: Path | None
+    ) -> None:
+        self._weights, self._params, self._windows = weights, params, windows
+        self._target, self._resume = target, resume
+        self._ledger = Ledger()
+        self._split = max(len(windows) * 3 // 4, 1)
+        self._pair_safe = params.target == "x86"
+
+    def run(self) -> tuple[Ledger, Mapping[str, str], Facts]:
+        """Calibrate, choose, fold and rewrite."""
+        params, weights = self._params, self._weights
+        check_opset(weights)
+        layers = find_layers(weights, self._ledger, params.exclude, params.min_elements)
+        if not layers:
+            raise nothing_to_do(self._ledger, weights)
+        groups = group(layers)
+        with state_folder(self._resume, self._target) as folder:
+            chosen = self._choose(groups, folder)
+        folder_ = Folder(weights, layers)
+        places = {g: self._fold(g, smoothing, folder_) for g, smoothing in zip(groups, chosen, strict=True)}
+        writer = QdqWriter(weights)
+        integers: dict[str, str] = {}
+        jobs = [(g, s) for g, s in zip(groups, chosen, strict=True)]
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            for (g, smoothing), made in zip(jobs, _bounded(pool, self._matrices, jobs, folder_), strict=True):
+                self._write(g, smoothing, places[g], made, writer, integers)
+        facts: Facts = {"calibration": {"windows": len(self._windows), "groups": len(groups)}}
+        return self._ledger, integers, facts
+
+    # ---------------------------------------------------------------------------------------------- calibration
+
+    def _choose(self, groups: list[Group], folder: Path) -> list[Smoothing]:
+        """Calibrate and choose; what was chosen is kept in ``folder``, and the rows it was chosen by are not."""
+        kept = folder / "chosen.npz"
+        identity = hashlib.sha256(self._weights.file.model.SerializeToString(deterministic=True))
+        identity.update(self._params.model_dump_json().encode() + str(len(self._windows)).encode())
+        if (loaded := _load(kept, identity.hexdigest(), len(groups))) is not None:
+            return loaded
+        inputs = {name: g.width for g in groups for name in g.inputs}
+        searched = self._params.alpha == "search"
+        budget = max(_ROW_BYTES, int(_ROW_SHARE * sum(self._weights.nbytes(c) for c in self._weights.constants())))
+        total = min(_ROWS if searched else _ROWS_TO_REPORT, budget // (4 * sum(inputs.values())))
+        count = max(-(-total // len(self._windows)), 1)
+        extremes = {name: Extremes(name, width, self._split) for name, width in inputs.items()}
+        rows = {name: Rows(name, width, count) for name, width in inputs.items()}
+        seen = observe(
+            self._weights.file,
+            self._windows,
+            [*extremes.values(), *rows.values()],
+            folder / "pass1",
+            threads=self._params.threads,
+        )
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            chosen = list(pool.map(lambda g: self._choose_one(g, seen, extremes, rows), groups))
+        if self._params.ranges == "percentile":
+            counts = {name: int(seen[probe]["count"]) for name, probe in extremes.items()}
+            chosen = self._percentiles(groups, chosen, counts, folder)
+        _save(kept, identity.hexdigest(), chosen)
+        for path in folder.glob("pass?/rows.bin"):
+            path.unlink()
+        return chosen
+
+    def _choose_one(
+        self, g: Group, seen: Observations, extremes: Mapping[str, Extremes], rows: Mapping[str, Rows]
+    ) -> Smoothing:
+        params = self._params
+        halves = []
+        for half, span in enumerate(((0, self._split), (self._split, None))):
+            low = np.minimum.reduce([seen[extremes[name]]["low"][half] for name in g.inputs])
+            high = np.maximum.reduce([seen[extremes[name]]["high"][half] for name in g.inputs])
+            halves.append(Half(low, high, np.concatenate([seen.rows(rows[name], *span) for name in g.inputs])))
+        columns, reach = _smooth.sample([layer.matrix(self._weights) for layer in g.weights.values()])
+        if params.alpha == "search":
+            tried = _smooth.candidates(_smooth.ALPHAS, _smooth.FLOORS, [params.margin * m for m in _smooth.MARGINS])
+        else:
+            tried = [_smooth.Candidate(params.alpha, 1.0, params.margin)]
+        return _smooth.choose(halves, columns, reach, tried, asymmetric=params.asymmetric, pair_safe=self._pair_safe)
+
+    def _percentiles(
+        self, groups: list[Group], chosen: list[Smoothing], counts: Mapping[str, int], folder: Path
+    ) -> list[Smoothing]:
+        """A second pass: the range of each smoothed input that covers the percentile, exactly."""
+        from dataclasses import replace
+
+        share = 1 - self._params.percentile / 100
+        probes: dict[str, Tail] = {}
+        for g, smoothing in zip(groups, chosen, strict=True):
+            divide = None if smoothing.divisors is None else tuple(map(float, smoothing.divisors))
+            for name in g.inputs:
+                probes[name] = Tail(name, divide, int(share * counts[name]) + 1)
+        seen = observe(
+            self._weights.file, self._windows, [*probes.values()], folder / "pass2", threads=self._params.threads
+        )
+        result = []
+        for g, smoothing in zip(groups, chosen, strict=True):
+            low = min(float(seen[probes[name]]["least"][-1]) for name in g.inputs)
+            high = max(float(seen[probes[name]]["greatest"][-1]) for name in g.inputs)
+            margin = smoothing.candidate.margin
+            result.append(replace(smoothing, low=low * margin, high=high * margin))
+        return result
+
+    # ------------------------------------------------------------------------------------------------- rewriting
+
+    def _fold(self, g: Group, smoothing: Smoothing, folder: Folder) -> dict[str, str]:
+        """Where the divisors of each input went; nothing where a Mul has to be added."""
+        if smoothing.divisors is None:
+            return dict.fromkeys(g.inputs, "none")
+        main = self._weights.scopes[0]
+        factors = 1 / smoothing.divisors.astype(np.float64)
+        places = {}
+        for name in g.inputs:
+            readers = {(main, layer.use.index, 0) for layer in g.layers if layer.input == name}
+            places[name] = folder.fold(name, factors, readers)
+        return places
+
+    def _matrices(self, job: tuple[Group, Smoothing], folder: Folder) -> list[tuple[Layer, Array, Array, float, int]]:
+        """For each distinct matrix of a group: integers, scales, error share and columns rescaled."""
+        g, smoothing = job
+        found = []
+        for layer in g.weights.values():
+            matrix = layer.matrix(self._weights)
+            if smoothing.divisors is not None:
+                matrix *= smoothing.divisors[:, None]
+            if layer in folder.columns:
+                matrix *= folder.columns[layer].astype(np.float32)
+            if self._params.output == "smoothed_fp32":
+                found.append((layer, matrix, np.zeros(0, np.float32), 300.0, 0))
+                continue
+            plain, zero = i8.scale_of(*i8.extremes(matrix, 1), i8.INT8)
+            scale = i8.pair_safe_scale(matrix, plain) if self._pair_safe else plain
+            integers = i8.quantize(matrix, scale, zero, i8.INT8, 1)
+            error = i8.dequantize(integers, scale, zero, 1)
+            error -= matrix
+            snr = i8.snr_db(_power(matrix), _power(error))
+            found.append((layer, integers, scale, snr, int(np.count_nonzero(scale > plain))))
+        return found
+
+    def _write(
+        self,
+        g: Group,
+        smoothing: Smoothing,
+        places: Mapping[str, str],
+        made: list[tuple[Layer, Array, Array, float, int]],
+        writer: QdqWriter,
+        integers: dict[str, str],
+    ) -> None:
+        by_weight = {(m[0].weight, m[0].transposed, m[0].alpha): m for m in made}
+        scale, zero = _smooth.grid_of(smoothing.low, smoothing.high, asymmetric=self._params.asymmetric)
+        for layer in g.layers:
+            first, values, steps, snr, rescaled = by_weight[layer.weight, layer.transposed, layer.alpha]
+            scope, index = layer.use.scope, layer.use.index
+            left = layer.input
+            if not places[left]:
+                assert smoothing.divisors is not None
+                left = writer.divided(scope, index, left, smoothing.divisors)
+            form = f"{layer.transposed} {layer.alpha}"
+            if self._params.output == "smoothed_fp32":
+                right = writer.floats(scope, layer.weight, form, values)
+            else:
+                left = writer.activation(scope, index, left, scale, zero)
+                right, integers[layer.name] = writer.weight(scope, index, layer.weight, form, values, steps)
+            self._replace(layer, left, right)
+            if layer is first:
+                sizes = self._weights.nbytes(layer.weight), values.nbytes + steps.nbytes
+                self._ledger.enter(
+                    layer.weight,
+                    op=layer.use.node.op_type,
+                    node=layer.name,
+                    method="smoothed" if self._params.output == "smoothed_fp32" else "smoothquant int8",
+                    sizes=sizes,
+                    snr=snr,
+                    scales=np.concatenate([np.atleast_1d(scale), steps]),
+                )
+                self._ledger.layers[-1].update(self._layer_facts(layer, smoothing, places[layer.input], rescaled))
+
+    def _layer_facts(self, layer: Layer, smoothing: Smoothing, place: str, rescaled: int) -> Facts:
+        candidate = smoothing.candidate
+        return {
+            "alpha": candidate.alpha,
+            "floor": candidate.floor,
+            "margin": round(candidate.margin, 4),
+            "folded_into": place or "Mul added",
+            "input_low": smoothing.low,
+            "input_high": smoothing.high,
+            "output_snr_db": round(smoothing.snr_db, 2),
+            "columns_rescaled": rescaled,
+        }
+
+    def _replace(self, layer: Layer, left: str, right: str) -> None:
+        """Let the node be a MatMul of the two, and an Add if it was a Gemm with a bias."""
+        old, weights = layer.use.node, self._weights
+        if old.op_type == "MatMul":
+            old.input[0], old.input[1] = left, right
+            return
+        output, bias = old.output[0], old.input[2] if has_input(old, 2) else ""
+        product = weights.new_name(f"{output}_product") if bias else output
+        nodes = [node("MatMul", [left, right], product)]
+        if bias:
+            nodes.append(node("Add", [product, bias], output))
+        layer.use.scope.instead[layer.use.index] = nodes
+
+
+def _power(values: Array) -> float:
+    return float(np.einsum("kn,kn->", values, values, dtype=np.float64))
+
+
+def _bounded(pool: ThreadPoolExecutor, work: Any, jobs: list[Any], *more: Any) -> Any:
+    """Results in order, never more than a few ahead, so that memory stays bounded."""
+    waiting = []
+    for job in jobs:
+        waiting.append(pool.submit(work, job, *more))
+        if len(waiting) > _WORKERS:
+            yield waiting.pop(0).result()
+    for each in waiting:
+        yield each.result()
+
+
+def _save(path: Path, identity: str, chosen: list[Smoothing]) -> None:
+    arrays: dict[str, Array] = {}
+    heads = []
+    for number, smoothing in enumerate(chosen):
+        if smoothing.divisors is not None:
+            arrays[f"{number}/divisors"] = smoothing.divisors
+        c = smoothing.candidate
+        heads.append([c.alpha, c.floor, c.margin, smoothing.low, smoothing.high, smoothing.snr_db])
+    partial = path.with_name(".chosen.partial")
+    with partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, head=np.array(json.dumps([identity, heads])), **arrays)
+    partial.replace(path)
+
+
+def _load(path: Path, identity: str, groups: int) -> list[Smoothing] | None:
+    try:
+        with np.load(path, allow_pickle=False) as state:
+            known, heads = json.loads(str(state["head"]))
+            if known != identity or len(heads) != groups:
+                return None
+            return [
+                Smoothing(
+                    _smooth.Candidate(alpha, floor, margin),
+                    state.get(f"{n}/divisors"),
+                    low,
+                    high,
+                    snr,
+                )
+                for n, (alpha, floor, margin, low, high, snr) in enumerate(heads)
+            ]
+    except (OSError, ValueError, KeyError, EOFError):
+        return None

@@ -1,0 +1,1 @@
+"""Streaming calibration: one window at a time, statistics computed inside the graph."""
