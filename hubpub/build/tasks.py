@@ -84,6 +84,7 @@ class DisjointTask(Task):
     """Proves that no calibration clip shares audio with an evaluation clip."""
 
     kind: ClassVar[str] = "disjointness"
+    reads_sealed = True
     version: ClassVar[int] = 2
     libraries = ("numpy",)
 
@@ -104,6 +105,7 @@ class ClientTask(Task):
     """Runs a client over a corpus; goes on where an interrupted run stopped."""
 
     kind: ClassVar[str] = "run"
+    reads_sealed = True
 
     def __init__(self, name: str, client: Client, inputs: Inputs, *, where: str) -> None:
         super().__init__(name, inputs, where=where)
@@ -154,6 +156,7 @@ class MetricsTask(Task):
     """Takes the metrics of a run, and its paired differences to other runs."""
 
     kind: ClassVar[str] = "metrics"
+    reads_sealed = True
 
     def __init__(
         self, name: str, run_name: str, spec: RunSpec, inputs: Inputs, *, against: tuple[str, ...], where: str
