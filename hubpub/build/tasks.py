@@ -13,6 +13,7 @@ from hubpub.corpus.disjoint import check_disjoint
 from hubpub.corpus.prepare import LIBRARIES as CORPUS_LIBRARIES
 from hubpub.corpus.prepare import VERSION as CORPUS_VERSION
 from hubpub.corpus.prepare import prepare
+from hubpub.corpus.rows import LIBRARIES as DATASET_LIBRARIES
 from hubpub.corpus.spec import CorpusSpec
 from hubpub.errors import OnnxFileError, StepError
 from hubpub.measure.clients.base import Client
@@ -63,11 +64,13 @@ class CorpusTask(Task):
     """Decodes, crops and resamples the clips of one corpus."""
 
     kind: ClassVar[str] = "corpus"
-    libraries = CORPUS_LIBRARIES
+    libraries: tuple[str, ...] = CORPUS_LIBRARIES
 
     def __init__(self, name: str, spec: CorpusSpec, inputs: Inputs, *, where: str) -> None:
         super().__init__(name, inputs, where=where)
         self.spec = spec
+        if spec.datasets:
+            self.libraries = (*CORPUS_LIBRARIES, *DATASET_LIBRARIES)
 
     def identity(self) -> dict[str, Any]:
         """What the recipe says of the corpus."""

@@ -86,7 +86,7 @@ def decode(path: Path, crop: tuple[float, float] | None = None) -> Decoded:
             truncated = read + slack < announced or _cut_short(file.extra_info)
             stop = min(stop, read)
     except (RuntimeError, TypeError) as error:  # TypeError: a headerless .raw file
-        reason = str(error).strip() or "the decoder gave up"
+        reason = str(error).replace(f"Error opening {where!r}: ", "").strip() or "the decoder gave up"
         raise AudioError(f"it cannot be decoded ({reason})", where=where, fix=_REPLACE) from error
     except OSError as error:
         raise AudioError(f"it cannot be read ({error.strerror or error})", where=where) from error

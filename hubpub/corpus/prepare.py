@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubpub.corpus.corpus import INDEX, Clip, Corpus
 from hubpub.corpus.labels import LabelFiles
+from hubpub.corpus.rows import read_rows
 from hubpub.corpus.sampling import Part, choose, window_starts
 from hubpub.corpus.spec import ClipSpec, CorpusSpec
 from hubpub.errors import AudioError, OverlapError
@@ -39,16 +41,26 @@ def prepare(spec: CorpusSpec, files: Mapping[str, Path], out_dir: Path) -> Corpu
         OverlapError: two clips are the same samples, which would count them twice.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
-    recordings = _Recordings(files)
-    labels = LabelFiles(files)
-    parts = [part for index, clip in enumerate(spec.clips) for part in _parts(spec, index, clip, recordings)]
-    if spec.sample is not None:
-        parts = choose(parts, spec.sample)
-    if not parts:
-        raise AudioError("no clip is as long as a window", fix="cut shorter windows")
-    clips = [
-        _prepare_clip(spec, part, recordings, labels, out_dir / f"{number:05}.npy") for number, part in enumerate(parts)
-    ]
+    with tempfile.TemporaryDirectory(dir=out_dir.parent) as spool:
+        given, found = [*spec.clips], dict(files)
+        for number, dataset in enumerate(spec.datasets):
+            folder = Path(spool, str(number))
+            folder.mkdir()
+            for row in read_rows(dataset, files, folder):
+                given.append(row.clip)
+                found[row.clip.audio] = row.audio
+        _refuse_same_names(given)
+        recordings, labels = _Recordings(found), LabelFiles(files)
+        parts = [part for index, clip in enumerate(given) for part in _parts(spec, index, clip, recordings)]
+        if spec.sample is not None:
+            parts = choose(parts, spec.sample)
+        if not parts:
+            raise AudioError("no clip is as long as a window", fix="cut shorter windows")
+        targets = [out_dir / f"{number:05}.npy" for number in range(len(parts))]
+        clips = [
+            _prepare_clip(spec, given[part.clip], part, recordings, labels, target)
+            for part, target in zip(parts, targets, strict=True)
+        ]
     _refuse_repeats(clips)
     corpus = Corpus(role=spec.role, sealed=spec.sealed, clips=tuple(clips))
     index = json.dumps(corpus.model_dump(mode="json"), ensure_ascii=False, indent=2, sort_keys=True)
@@ -101,12 +113,13 @@ def _parts(spec: CorpusSpec, index: int, clip: ClipSpec, recordings: _Recordings
     return found
 
 
-def _prepare_clip(spec: CorpusSpec, part: Part, recordings: _Recordings, labels: LabelFiles, target: Path) -> Clip:
+def _prepare_clip(
+    spec: CorpusSpec, clip: ClipSpec, part: Part, recordings: _Recordings, labels: LabelFiles, target: Path
+) -> Clip:
     import numpy as np
 
     from hubpub.corpus.audio import MODEL_RATE, resample, samples_sha256
 
-    clip = spec.clips[part.clip]
     decoded = recordings.decode(clip)
     native, start, stop, digest = decoded.samples, decoded.start, decoded.stop, decoded.samples_sha256
     if part.window is not None:
@@ -150,6 +163,14 @@ def _file_sha256(path: Path, reference: str) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise AudioError(f"it cannot be read ({os.strerror(error.errno or 0)})", where=reference) from error
+
+
+def _refuse_same_names(clips: Sequence[ClipSpec]) -> None:
+    """The recipe's own clips were told apart when it was read; rows are known only now."""
+    first: dict[str, str] = {}
+    for clip in clips:
+        if (other := first.setdefault(clip.name.casefold(), clip.audio)) != clip.audio:
+            raise AudioError(f"{other} and {clip.audio} are both called {clip.name}", fix="name another id column")
 
 
 def _refuse_repeats(clips: list[Clip]) -> None:

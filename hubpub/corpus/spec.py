@@ -6,6 +6,7 @@ Provenance is kept per clip; what all clips share is said once, in ``defaults``.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
@@ -87,6 +88,29 @@ class ClipSpec(Labels):
         return stem if self.crop is None else f"{stem}@{self.crop[0]:g}-{self.crop[1]:g}"
 
 
+class Columns(BaseModel):
+    """Which column of a dataset holds what; without a name what the recipe says of all rows holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    audio: str = Field(default="audio", description="The recordings.")
+    text: str | None = Field(default=None, description="What is said.")
+    id: str | None = Field(default=None, description="Names of the clips; default: file name and row.")
+    speaker: str | None = Field(default=None, description="Who speaks.")
+    language: str | None = Field(default=None, description="Language of each row.")
+
+
+class DatasetSpec(Provenance):
+    """The rows of a dataset, as clips; files from a `hub:` source with `repo_type: dataset`, or any other."""
+
+    files: tuple[str, ...] = Field(min_length=1, description="The dataset's files, each as source/path, in order.")
+    format: Literal["parquet", "audiofolder"] = Field(
+        default="parquet", description="Parquet shards, or audio files with a metadata file beside them."
+    )
+    columns: Columns = Field(default=Columns(), description="Which column holds what.")
+    limit: int | None = Field(default=None, ge=1, description="Read so many rows from the start; default: all.")
+
+
 class WindowSpec(BaseModel):
     """Clips cut into windows of one length, from the start of each; a rest that is shorter is left out."""
 
@@ -135,17 +159,20 @@ class CorpusSpec(BaseModel):
         description="Read by the final evaluation alone: no script, calibration or choice may see its recordings.",
     )
     defaults: ClipDefaults = Field(default=ClipDefaults(), description="Provenance shared by the clips.")
-    clips: tuple[ClipSpec, ...] = Field(description="What it consists of, in the order in which it is reported.")
+    clips: tuple[ClipSpec, ...] = Field(
+        default=(), description="What it consists of, in the order in which it is reported."
+    )
+    datasets: tuple[DatasetSpec, ...] = Field(default=(), description="Datasets whose rows are clips of it too.")
     windows: WindowSpec | None = Field(default=None, description="Cut the clips into windows.")
     sample: SampleSpec | None = Field(default=None, description="Use a part of the clips.")
 
-    @field_validator("clips")
-    @classmethod
-    def _has_clips(cls, clips: tuple[ClipSpec, ...]) -> tuple[ClipSpec, ...]:
-        # Not min_length: pydantic would count the valid clips only, and report a second error for every bad one.
-        if not clips:
-            raise PydanticCustomError("clips", "a corpus needs at least one clip")
-        return clips
+    @model_validator(mode="after")
+    def _has_clips(self) -> Self:
+        if not self.clips and not self.datasets:
+            error = PydanticCustomError("clips", "a corpus needs at least one clip")
+            details = InitErrorDetails(type=error, loc=("clips",), input=None)
+            raise ValidationError.from_exception_data(type(self).__name__, [details])
+        return self
 
     @model_validator(mode="after")
     def _clips_are_told_apart_and_documented(self) -> Self:
@@ -169,6 +196,10 @@ class CorpusSpec(BaseModel):
                 report(index, group, f"the sample is balanced by {group}, and {clip.name} has none")
             if self.windows is not None and (clip.text is not None or self.labels(clip).text_from is not None):
                 report(index, "text", f"nobody knows which words of {clip.name} fall into which window; leave them out")
+        for index, dataset in enumerate(self.datasets):
+            for field, why in self._undocumented(dataset):
+                error = PydanticCustomError("clip", "{message}", {"message": why})
+                problems.append(InitErrorDetails(type=error, loc=("datasets", index, field), input=None))
         if problems:
             raise ValidationError.from_exception_data(type(self).__name__, problems)
         return self
@@ -178,6 +209,22 @@ class CorpusSpec(BaseModel):
         if self.sealed and self.role != "evaluation":
             raise PydanticCustomError("sealed", "only a corpus for evaluation can be sealed")
         return self
+
+    def _undocumented(self, dataset: DatasetSpec) -> Iterator[tuple[str, str]]:
+        for field in ("source", "license"):
+            if not (getattr(dataset, field) or getattr(self.defaults, field)):
+                yield field, f"{dataset.files[0]} has no {field}, and the defaults of its corpus give none"
+        group = self.sample.balance if self.sample else None
+        if group in ("speaker", "language"):
+            known = (getattr(dataset.columns, group), getattr(dataset, group), getattr(self.defaults, group))
+            if not any(known):
+                yield group, f"the sample is balanced by {group}, and {dataset.files[0]} has none"
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether something says what is said in any clip."""
+        named = any(clip.text is not None or self.labels(clip).text_from is not None for clip in self.clips)
+        return named or any(dataset.columns.text is not None for dataset in self.datasets)
 
     def provenance(self, clip: ClipSpec) -> Provenance:
         """What is known of ``clip``, the defaults filled in."""
@@ -193,4 +240,5 @@ class CorpusSpec(BaseModel):
     def references(self) -> tuple[str, ...]:
         """Every file that the corpus needs, each once, in order of mention."""
         wanted = [ref for clip in self.clips for ref in (clip.audio, *self.labels(clip).label_files())]
+        wanted += [ref for dataset in self.datasets for ref in dataset.files]
         return tuple(dict.fromkeys(wanted))

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path, PurePosixPath
 
-from hubpub.corpus.spec import CorpusSpec, Labels
+from hubpub.corpus.spec import Labels
 from hubpub.errors import Problem, nearest
 from hubpub.gate import GateSpec, impossible
 from hubpub.recipe.document import Document, Loc
@@ -99,6 +99,9 @@ def _all_references(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
             yield ("files", path, "with", index), reference
     for name, corpus in recipe.corpora.items():
         yield from _label_files(("corpora", name, "defaults"), corpus.defaults)
+        for index, dataset in enumerate(corpus.datasets):
+            for number, reference in enumerate(dataset.files):
+                yield ("corpora", name, "datasets", index, "files", number), reference
         for index, clip in enumerate(corpus.clips):
             yield ("corpora", name, "clips", index, "audio"), clip.audio
             yield from _label_files(("corpora", name, "clips", index), clip)
@@ -247,12 +250,8 @@ def _runs(recipe: Recipe, _: Path) -> Found:
             given.update(metric.gives)
             if metric.needs_against and run.reference is None:
                 yield (*loc, "metrics", index), f"{metric.metric} compares with another run: name it under `reference`"
-            if corpus is not None and metric.metric in ("wer", "cer") and not _has_texts(corpus):
+            if corpus is not None and metric.metric in ("wer", "cer") and not corpus.has_texts:
                 yield (*loc, "metrics", index), f"{metric.metric} needs transcripts, and {run.corpus!r} has none"
-
-
-def _has_texts(corpus: CorpusSpec) -> bool:
-    return any(clip.text is not None or corpus.labels(clip).text_from is not None for clip in corpus.clips)
 
 
 def _run_names(recipe: Recipe, name: str) -> Found:
@@ -300,7 +299,7 @@ def _impossible(recipe: Recipe, gate: GateSpec) -> str | None:
     """Why a gate cannot pass, as far as the recipe's own texts tell; texts in files are counted by the build."""
     run = recipe.measure.get(gate.measure.partition("/")[0])
     corpus = recipe.corpora.get(run.corpus) if run else None
-    if run is None or corpus is None or corpus.sample is not None:
+    if run is None or corpus is None or corpus.sample is not None or corpus.datasets:
         return None
     if any(corpus.labels(clip).text_from is not None for clip in corpus.clips):
         return None
