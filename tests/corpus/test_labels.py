@@ -234,23 +234,6 @@ def test_clips_carry_their_labels(meeting: dict[str, Path], tmp_path: Path) -> N
     assert without.digest != corpus.digest
 
 
-@pytest.fixture
-def pyannote(shared_store: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The test data of pyannote.audio, by hubpub's own fetching."""
-    from hubpub.source import PypiSource, SourceContext
-
-    source = PypiSource.model_validate(
-        {"pypi": "pyannote.audio", "version": "4.0.7", "dist": "sdist", "include": ["src/pyannote/audio/sample/*"]}
-    )
-    folder = tmp_path_factory.mktemp("pyannote")
-    context = SourceContext(shared_store, folder)
-    locked = source.resolve(context)
-    source.fetch(locked, list(locked.files), context, lambda _: None)
-    for path, pin in locked.files.items():
-        (folder / Path(path).name).symlink_to(shared_store.path(pin.sha256))
-    return folder
-
-
 @pytest.mark.registry
 def test_a_real_recording_with_turns_and_transcript(pyannote: Path, tmp_path: Path) -> None:
     labels = {"text_from": "s/sample.stm", "turns_from": "s/sample.rttm"}
