@@ -91,13 +91,13 @@ def likenesses(corpora: Mapping[str, Corpus], folders: Mapping[str, Path]) -> tu
         folders: where each of them was prepared.
     """
     from hubpub.corpus.corpus import load_samples
-    from hubpub.corpus.fingerprint import fingerprint
+    from hubpub.corpus.fingerprint import fingerprint, mapped
     from hubpub.corpus.similar import shared_audio
 
     first, second = _clips(corpora, "calibration"), _clips(corpora, "evaluation")
     if not first or not second:
         return ()
-    heard = [[fingerprint(load_samples(folders[name], clip)) for name, clip in side] for side in (first, second)]
+    heard = [mapped(fingerprint(load_samples(folders[name], clip)) for name, clip in side) for side in (first, second)]
     found = []
     for each in shared_audio(*heard, shortest_s=SHORTEST_S):
         (calibration, mine), (evaluation, other) = first[each.first], second[each.second]

@@ -8,6 +8,9 @@ tells a noisy copy from a stranger where the count of equal signs does not.
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterable
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,6 +49,21 @@ def fingerprint(samples: Samples) -> Frames:
     changes -= _running_mean(changes, _FRAME_REACH, axis=0)
     length = np.sqrt((changes**2).sum(axis=1, keepdims=True) + _BANDS * _SOFT**2)
     return np.asarray(changes / length, dtype=np.float32)
+
+
+def mapped(prints: Iterable[Frames]) -> list[Frames]:
+    """The same fingerprints in a temporary file that is mapped into memory: an hour takes 46 MB."""
+    lengths = [0]
+    with tempfile.TemporaryFile() as file:
+        for each in prints:
+            file.write(np.ascontiguousarray(each, dtype=np.float32).tobytes())
+            lengths.append(len(each))
+        file.flush()
+        ends = np.cumsum(lengths)
+        if not ends[-1]:
+            return [np.zeros((0, _BANDS), np.float32) for _ in lengths[1:]]
+        whole = np.memmap(file, dtype=np.float32, mode="r", shape=(int(ends[-1]), _BANDS))
+    return [np.asarray(whole[start:stop]) for start, stop in pairwise(ends)]
 
 
 def _log_energies(samples: Samples, first: int, count: int) -> Frames:

@@ -109,7 +109,9 @@ def _parts(spec: CorpusSpec, index: int, clip: ClipSpec, recordings: _Recordings
     found = []
     for at in window_starts(seconds, spec.windows):
         window = (round(first + at, 6), round(first + at + spec.windows.seconds, 6))
-        found.append(Part(index, window, spec.windows.seconds, f"{stem}@{window[0]:g}-{window[1]:g}", group))
+        start, stop = (round(second * decoded.rate) - decoded.start for second in window)
+        if decoded.samples[start:stop].any():  # digital silence teaches nothing, and is the same everywhere
+            found.append(Part(index, window, spec.windows.seconds, f"{stem}@{window[0]:g}-{window[1]:g}", group))
     return found
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -124,6 +125,15 @@ def test_windows_become_clips_as_if_each_had_been_cut_by_hand(files: dict[str, P
     assert by_hand == corpus
     for clip in corpus.clips:
         np.testing.assert_array_equal(load_samples(tmp_path / "a", clip), load_samples(tmp_path / "b", clip))
+
+
+def test_windows_of_digital_silence_are_left_out(tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).uniform(-0.1, 0.1, 50_000).astype(np.float32)
+    samples[8_000:32_000] = 0
+    soundfile.write(tmp_path / "a.wav", samples, 8000)
+    files = {"s/a.wav": tmp_path / "a.wav"}
+    corpus = prepare(spec(clips=[{"audio": "s/a.wav"}], windows={"seconds": 1}), files, tmp_path / "out")
+    assert [clip.id for clip in corpus.clips] == ["a@0-1", "a@4-5", "a@5-6"]
 
 
 def test_the_chosen_windows_stand_in_the_index(files: dict[str, Path], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import soxr
 import speech
 
 from hubpub.corpus.audio import Samples
-from hubpub.corpus.fingerprint import FRAMES_PER_SECOND, fingerprint
+from hubpub.corpus.fingerprint import FRAMES_PER_SECOND, fingerprint, mapped
 from hubpub.corpus.similar import Shared, shared_audio
 
 RATE = 16_000
@@ -178,3 +178,11 @@ def test_the_blocks_of_the_search_change_nothing(two_cities: Samples, monkeypatc
     whole = shared_audio(one, other)
     monkeypatch.setattr("hubpub.corpus.similar._CHUNK", 50)
     assert shared_audio(one, other) == whole
+
+
+def test_mapped_fingerprints_are_the_same(two_cities: Samples) -> None:
+    prints = [fingerprint(two_cities[:20_000]), np.zeros((0, 32), np.float32), fingerprint(two_cities[:1])]
+    for mine, theirs in zip(mapped(iter(prints)), prints, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert [len(each) for each in mapped([np.zeros((0, 32), np.float32)])] == [0]
+    assert mapped([]) == []
