@@ -14,9 +14,10 @@ $(READY): requirements/dev.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-demo: setup ## the main job, end to end: build the release, then check it as a stranger would
+demo: setup ## the main job, end to end: build, verify, publish to a Hub on loopback, load from there and verify again
 	$(BIN)/hubpub build recipes/whisper-tiny.en.yaml --locked
 	$(BIN)/hubpub verify dist/whisper-tiny.en
+	$(BIN)/python demo/rehearse.py dist/whisper-tiny.en
 
 test: check ## all tests; the slow ones are named in the output
 	$(BIN)/python -m pytest --durations=15
@@ -28,12 +29,14 @@ test-full: setup ## the tests at the size of the real models
 test-fast: setup
 	$(BIN)/python -m pytest -m "not slow and not registry and not full"
 
-check: setup ## style, types, architecture, generated docs
+check: setup ## style, types, architecture, generated docs, workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/zizmor --offline --quiet .github/workflows
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 docs: setup ## write what is generated from the code
 	$(BIN)/python docs/generate.py

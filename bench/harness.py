@@ -2,22 +2,27 @@
 
 A bench script calls `compare`, which starts the same script again with ``--run PEER``; there it calls `report`
 around the one thing that is timed. Imports and setting up are not timed; the page cache is warm, because a round
-that is not counted comes first.
+that is not counted comes first. `bench_model` does all that for benches whose input is one model.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
+
+ROOT = Path(__file__).parents[1]
 
 
 class Run(NamedTuple):
@@ -30,7 +35,7 @@ class Run(NamedTuple):
 
 def standin(folder: Path) -> Path:
     """Write the Parakeet encoder of the tests into ``folder``: structure and size of the real one, random weights."""
-    script = Path(__file__).parents[1] / "tests" / "standins" / "parakeet.py"
+    script = ROOT / "tests" / "standins" / "parakeet.py"
     command = [sys.executable, str(script), "--out", str(folder), "--scale", "full", "--no-int8"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder / "encoder-model.onnx"
@@ -79,6 +84,50 @@ def compare(
         )
         for peer, done in runs.items()
     }
+
+
+def bench_model(
+    script: str,
+    doc: str | None,
+    peers: Sequence[str],
+    run: Callable[[str, Path, Path], None],
+    line: Callable[[dict[str, Run]], dict[str, object]],
+) -> None:
+    """The whole of a bench of one model: compare the peers, print a table, and one line of JSON last.
+
+    Args:
+        script: ``__file__`` of the bench.
+        doc: its docstring, the help text.
+        peers: what is compared.
+        run: times one peer once, given its name, the model, and an empty folder.
+        line: ``name``, ``ours``, ``peer``, ``ratio``, ``units``, and further ``sizes`` of the result.
+    """
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument("--model", type=Path, help="default: the Parakeet stand-in at full size, 2.5 GB")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="where to work; needs four times the size")
+    parser.add_argument("--run", choices=peers, help=argparse.SUPPRESS)
+    parser.add_argument("paths", nargs="*", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.run:
+        run(options.run, *options.paths)
+        return
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        model, out = options.model or standin(Path(name) / "in"), Path(name) / "out"
+        size = model_bytes(model)
+
+        def clear() -> None:
+            shutil.rmtree(out, ignore_errors=True)
+            out.mkdir()
+
+        clear()
+        runs = compare(script, peers, [str(model), str(out)], options.rounds, clear)
+    for peer, result in runs.items():
+        peak, grown = result.peak_bytes / 1e6, result.grown_bytes / 1e6
+        print(f"{peer:20} {result.seconds:7.3f} s   peak {peak:7.0f} MB   over imports {grown:7.0f} MB")
+    told = line(runs)
+    sizes = {"model_bytes": size, "rounds": options.rounds, **cast(dict[str, object], told.pop("sizes"))}
+    print(json.dumps({**told, "sizes": sizes}))
 
 
 def _status(field: str) -> int:

@@ -39,9 +39,13 @@ def main() -> None:
 def row(result: dict[str, object]) -> str:
     """One line of the table."""
 
-    def words(value: object) -> str:
+    def words(value: object, name: str = "") -> str:
         if isinstance(value, dict):
-            return ", ".join(f"{key} {words(each)}" for key, each in value.items())
+            inner = name if name.endswith("_bytes") else ""
+            told = [f"{key.removesuffix('_bytes')} {words(each, inner or key)}" for key, each in value.items()]
+            return (", " if inner else "; ").join(told)
+        if name.endswith("_bytes") and isinstance(value, int):
+            return f"{value / 1e6:,.0f} MB"
         return f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
     return "| " + " | ".join(words(result[key]) for key in ("name", "ours", "peer", "ratio", "units", "sizes")) + " |"

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-import shutil
 import subprocess
-import tempfile
 from functools import partial
 from pathlib import Path
 
-from harness import compare, model_bytes, report, standin
+from harness import Run, bench_model, report
 
 PEERS = ("hubpub", "cp", "onnx_ir", "onnx")
 SHARD_BYTES = 1_400_000_000
 
 
-def run(peer: str, model: Path, target: Path) -> None:
+def run(peer: str, model: Path, out: Path) -> None:
     """Time one peer once; what it imports is imported before."""
+    target = out / "m.onnx"
     if peer == "hubpub":
         import onnx
 
@@ -29,7 +26,7 @@ def run(peer: str, model: Path, target: Path) -> None:
         files = [model, model.with_name(f"{model.name}.data")]
         # --reflink=never is GNU's: a copy that copies
         flags = ["--reflink=never"] if b"GNU" in subprocess.run(["cp", "--version"], capture_output=True).stdout else []
-        report(partial(subprocess.run, ["cp", *flags, *files, target.parent], check=True))
+        report(partial(subprocess.run, ["cp", *flags, *files, out], check=True))
     elif peer == "onnx_ir":
         import onnx_ir
 
@@ -47,49 +44,23 @@ def run(peer: str, model: Path, target: Path) -> None:
         report(with_onnx)
 
 
-def main() -> None:
-    """Compare, print one line of JSON last."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, help="default: the Parakeet stand-in at full size, 2.5 GB")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="where to work; needs three times the size")
-    parser.add_argument("--run", choices=PEERS, help=argparse.SUPPRESS)
-    parser.add_argument("paths", nargs="*", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.run:
-        run(options.run, *options.paths)
-        return
-    with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        model, out = options.model or standin(Path(name) / "in"), Path(name) / "out"
-        size = model_bytes(model)
-
-        def clear() -> None:
-            shutil.rmtree(out, ignore_errors=True)
-            out.mkdir()
-
-        clear()
-        paths = [str(model), str(out / "m.onnx")]
-        runs = compare(__file__, PEERS, paths, options.rounds, clear)
-    for peer, result in runs.items():
-        peak, grown = result.peak_bytes / 1e6, result.grown_bytes / 1e6
-        print(f"{peer:8} {result.seconds:7.3f} s   peak {peak:7.0f} MB   over imports {grown:7.0f} MB")
+def line(runs: dict[str, Run]) -> dict[str, object]:
+    """The result."""
     ours = runs["hubpub"]
-    line = {
+    peers = {peer: result for peer, result in runs.items() if peer != "hubpub"}
+    return {
         "name": "shard",
         "ours": ours.seconds,
-        "peer": {peer: result.seconds for peer, result in runs.items() if peer != "hubpub"},
-        "ratio": {peer: round(ours.seconds / result.seconds, 3) for peer, result in runs.items() if peer != "hubpub"},
+        "peer": {peer: result.seconds for peer, result in peers.items()},
+        "ratio": {peer: round(ours.seconds / result.seconds, 3) for peer, result in peers.items()},
         "units": "s, median, page cache warm, imports not counted, no fsync",
         "sizes": {
-            "model_bytes": size,
             "max_shard_bytes": SHARD_BYTES,
-            "rounds": options.rounds,
             "peak_rss_bytes": {peer: result.peak_bytes for peer, result in runs.items()},
             "grown_rss_bytes": {peer: result.grown_bytes for peer, result in runs.items() if peer != "cp"},
         },
     }
-    print(json.dumps(line))
 
 
 if __name__ == "__main__":
-    main()
+    bench_model(__file__, __doc__, PEERS, run, line)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
 import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
-from harness import compare, model_bytes, report, standin
+from harness import Run, bench_model, report
 
 PEERS = ("shard", "fp16", "cp + sync + sha256")
 
@@ -55,43 +52,18 @@ def run(peer: str, model: Path, out: Path) -> None:
     report(lambda: run_tasks([task], {"model": digests}, store, Silent()))
 
 
-def main() -> None:
-    """Compare, print one line of JSON last."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, help="default: the Parakeet stand-in at full size, 2.5 GB")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="where to work; needs four times the size")
-    parser.add_argument("--run", choices=PEERS, help=argparse.SUPPRESS)
-    parser.add_argument("paths", nargs="*", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.run:
-        run(options.run, *options.paths)
-        return
-    with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        model, out = options.model or standin(Path(name) / "in"), Path(name) / "out"
-        size = model_bytes(model)
-
-        def clear() -> None:
-            shutil.rmtree(out, ignore_errors=True)
-            out.mkdir()
-
-        clear()
-        runs = compare(__file__, PEERS, [str(model), str(out)], options.rounds, clear)
+def line(runs: dict[str, Run]) -> dict[str, object]:
+    """The result."""
     peer = runs[PEERS[2]]
-    line = {
+    return {
         "name": "whole step",
         "ours": {step: round(runs[step].seconds, 3) for step in PEERS[:2]},
         "peer": {PEERS[2]: round(peer.seconds, 3)},
         "ratio": {step: round(runs[step].seconds / peer.seconds, 3) for step in PEERS[:2]},
         "units": "s, median, page cache warm, imports not counted, fsync and digests counted",
-        "sizes": {
-            "model_bytes": size,
-            "rounds": options.rounds,
-            "grown_rss_bytes": {step: runs[step].grown_bytes for step in PEERS[:2]},
-        },
+        "sizes": {"grown_rss_bytes": {step: runs[step].grown_bytes for step in PEERS[:2]}},
     }
-    print(json.dumps(line))
 
 
 if __name__ == "__main__":
-    main()
+    bench_model(__file__, __doc__, PEERS, run, line)

@@ -17,6 +17,7 @@ from hubpub.corpus.corpus import Corpus
 from hubpub.errors import ReleaseError
 from hubpub.gate import Verdict
 from hubpub.measure.measurement import Measurement
+from hubpub.onnxfile.interface import Interface
 
 MANIFEST = "hubpub.json"
 CARD = "README.md"
@@ -26,6 +27,9 @@ _SHARED = (
     *("n_unit", "normalizer", "synthetic", "unit", "versions"),
 )
 """Fields of measurements that many of them share."""
+
+_LATER = ("provisional", "drop_in")
+"""Fields that manifests of earlier versions do not have."""
 
 
 class _Frozen(BaseModel):
@@ -70,6 +74,18 @@ class StepRecord(_Frozen):
     facts: dict[str, Any]
 
 
+class DropInRecord(_Frozen):
+    """What the source that the release replaces promised its users, so that any machine can check the promise."""
+
+    source: str
+    files: tuple[str, ...]
+    """Every locked file."""
+    graphs: dict[str, Interface]
+    """Of each of its ONNX files."""
+    keys: dict[str, tuple[str, ...]]
+    """Top-level keys of each of its ``config.json``."""
+
+
 class Observed(_Frozen):
     """What differs from run to run."""
 
@@ -89,8 +105,11 @@ class Manifest(_Frozen):
     recipe: str
     """Path of the recipe in the release; its lock, scripts and template lie beside it."""
     synthetic: bool
+    provisional: tuple[str, ...] = ()
+    """Corpora that the files were made with and that stand in for others, a line each."""
     partial: bool
     license: str
+    drop_in: DropInRecord | None = None
     sources: dict[str, SourceRecord]
     steps: dict[str, StepRecord]
     files: dict[str, FileRecord]
@@ -110,12 +129,13 @@ class Manifest(_Frozen):
 
     def content_digest(self) -> str:
         """sha256 over the canonical JSON of all but ``observed`` and ``digest``."""
-        data = self.model_dump(mode="json", exclude={"observed", "digest"})
+        data = self._dump()
+        del data["observed"], data["digest"]
         return hashlib.sha256(json.dumps(data, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
     def text(self) -> str:
         """The file's content; what measurements have in common is written once, under ``conditions``."""
-        data = self.model_dump(mode="json")
+        data = self._dump()
         conditions: dict[str, Any] = {}
         names: dict[str, str] = {}
         for each in (*data["measurements"], *data["observed"]["measurements"]):
@@ -124,6 +144,11 @@ class Manifest(_Frozen):
             conditions[name] = shared
             each["conditions"] = name
         return json.dumps({**data, "conditions": conditions}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+    def _dump(self) -> dict[str, Any]:
+        """All of it; fields that came later are left out while they say nothing, so that old digests hold."""
+        data = self.model_dump(mode="json")
+        return {key: value for key, value in data.items() if value or key not in _LATER}
 
     @model_validator(mode="before")
     @classmethod

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hubpub.build.last import note_last
 from hubpub.build.pins import check_local_files, obey_lock, update_lock
 from hubpub.build.plan import Forecast, Plan, bytes_to_fetch, forecast, make_plan, wanted_files
+from hubpub.build.published import PublishedRelease, UnpublishedError, open_published, published_by
 from hubpub.build.release import (
     assemble,
     claim,
     listed_in,
     publish_folder,
+    read_in_release,
     rebuild_files,
     refuse_foreign,
     release_files,
@@ -50,6 +53,8 @@ class Built:
     bytes_fetched: int
     unchanged: bool
     """The folder held this release already."""
+    published: tuple[str, ...] = ()
+    """Those of `cached` that were taken from a published release."""
 
 
 def lock(recipe: Path, store: Store, reporter: Reporter) -> Lock:
@@ -75,8 +80,13 @@ def build(
     locked: bool = False,
     only: str | None = None,
     variant: str | None = None,
+    published: bool = False,
+    reuse: str | None = None,
 ) -> Built:
     """Build the release of ``recipe`` into the folder ``output`` (``<output>.partial`` for a part of the recipe).
+
+    Steps with the same key are taken from the release ``reuse`` (a folder or ``hf://OWNER/REPO[@REVISION]``), or with
+    ``published`` from the one that lies where the recipe is published, and do not run.
 
     Raises:
         HubpubError: something is wrong; ``output`` is as it was.
@@ -89,16 +99,18 @@ def build(
     folder = output.with_name(f"{output.name}.partial") if made.partial else output
     with claim(folder):
         rebuild = rebuild_files(made)
-        fetched = _fetch(made, store, reporter)
-        done = run_tasks(made.preparation, made.sources, store, reporter)
-        _refuse_impossible_gates(made, done, store)
-        done |= run_tasks(made.work, _with_results(made, done), store, reporter)
+        there = open_published(reuse, store, reporter) if reuse else None
+        if published and not reuse:
+            there = published_by(loaded, store, reporter)
+        done, fetched = _run_all(made, store, reporter, there)
         ran = tuple(name for name, each in done.items() if not each.cached)
         cached = tuple(name for name, each in done.items() if each.cached)
+        reused = tuple(name for name, each in done.items() if each.published)
         key = _release_key(made, done, rebuild)
         known = store.result(key)
-        if known is not None and (there := _in_place(folder, known, store)):
-            return Built(folder, there, ran, cached, fetched, unchanged=True)
+        if known is not None and (current := _in_place(folder, known, store)):
+            note_last(folder, partial=made.partial)
+            return Built(folder, current, ran, cached, fetched, unchanged=True, published=reused)
         refuse_foreign(folder, (*(listed_in(folder) or ()), *(known.facts["files"] if known else ())))
         reporter.start("release", "assemble and check", None)
         with stage(folder) as staged:
@@ -114,14 +126,59 @@ def build(
             publish_folder(staged, folder)
         listing = {path: FileDigest(each.sha256, each.size) for path, each in manifest.listed_files().items()}
         _remember(key, folder, listing, store)
+        note_last(folder, partial=made.partial)
         reporter.end("release", f"{len(listing) + 1} files")
-    return Built(folder, manifest, ran, cached, fetched, unchanged=False)
+    return Built(folder, manifest, ran, cached, fetched, unchanged=False, published=reused)
 
 
-def _fetch(made: Plan, store: Store, reporter: Reporter) -> int:
-    """Bring what the tasks without a result need; the bytes that were downloaded."""
-    state = forecast(made, store)
+def _run_all(
+    made: Plan, store: Store, reporter: Reporter, known: PublishedRelease | None
+) -> tuple[dict[str, Done], int]:
+    """Fetch and run; the results, all bytes that the release needs in the store, and the bytes that were downloaded."""
+    fetched = 0
+    ran: set[str] = set()
+    while True:
+        fetched += _fetch(made, store, reporter, known)
+        try:
+            done = run_tasks(made.preparation, made.sources, store, reporter, known, ran)
+            if known:
+                _bring(read_in_release(done), known)
+            _refuse_impossible_gates(made, done, store)
+            done |= run_tasks(made.work, _with_results(made, done), store, reporter, known, ran)
+            if known:
+                _bring(_read_in_the_end(made, done), known)
+                known.keep(done.values())
+                fetched += known.bytes_fetched
+            return done, fetched
+        except UnpublishedError as gap:  # what ran is in the store by now, so beginning again costs nothing
+            assert known is not None
+            known.run_again(gap.step)
+
+
+def _bring(outputs: Iterable[tuple[str, FileDigest]], known: PublishedRelease) -> None:
+    for step, digest in outputs:
+        known.bring(step, digest)
+
+
+def _read_in_the_end(made: Plan, done: Mapping[str, Done]) -> Iterator[tuple[str, FileDigest]]:
+    """Every output that the release is assembled from or that its clients are given, with its step."""
+    yield from read_in_release(done)
+    for file in release_files(made, done).values():
+        yield file.made_by, file.digest
+    for run in made.runs:
+        for reference in made.loaded.recipe.measure[run].via.references():
+            origin, path = reference.split("/", 1)
+            if origin in done:
+                yield origin, done[origin].result.outputs[path]
+
+
+def _fetch(made: Plan, store: Store, reporter: Reporter, known: PublishedRelease | None) -> int:
+    """Bring what the tasks without a result need; the bytes that were downloaded from the sources."""
+    state = forecast(made, store, known)
     pending = [task for task in made.tasks if state.states[task.name] != "cached"]
+    if known:  # a file kept from a source: alone, rather than in the archive that it came in
+        for name, paths in wanted_files(made, pending).items():
+            known.offer(made.sources[name][path] for path in paths)
     counts = bytes_to_fetch(made, store, pending)
     context = SourceContext(store, made.loaded.folder)
     for name, paths in wanted_files(made, pending).items():
@@ -160,6 +217,7 @@ def _release_key(made: Plan, done: Mapping[str, Done], rebuild: Mapping[str, byt
             "release": RELEASE_VERSION,
             "files": {path: file.digest.sha256 for path, file in release_files(made, done).items()},
             "steps": {name: each.key for name, each in done.items()},
+            "observed": {name: each.result.observed for name, each in done.items()},
             "rebuild": {path: hashlib.sha256(text).hexdigest() for path, text in rebuild.items()},
             "partial": made.partial,
         },

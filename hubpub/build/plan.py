@@ -7,7 +7,8 @@ from fnmatch import fnmatchcase
 from graphlib import TopologicalSorter
 from pathlib import PurePosixPath
 
-from hubpub.build.run import Origins, input_digests, sidecars, source_files
+from hubpub.build.dropin import promised_files
+from hubpub.build.run import Known, Origins, input_digests, sidecars, source_files
 from hubpub.build.script import ScriptTask
 from hubpub.build.seal import check_seals
 from hubpub.build.task import EVERYTHING, Inputs, Ref, Task
@@ -15,7 +16,7 @@ from hubpub.build.tasks import ClientTask, CorpusTask, DisjointTask, MetricsTask
 from hubpub.errors import HubpubError, nearest
 from hubpub.recipe import LoadedRecipe, Lock, locked_file
 from hubpub.source import SourceContext
-from hubpub.store import FileDigest, Store
+from hubpub.store import FileDigest, Result, Store
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def make_plan(loaded: LoadedRecipe, lock: Lock, *, only: str | None = None, vari
     )
 
 
-def forecast(plan: Plan, store: Store) -> Forecast:
+def forecast(plan: Plan, store: Store, known: Known | None = None) -> Forecast:
     """Which tasks would run, and how many bytes would be fetched and written; touches no network."""
     origins: dict[str, dict[str, FileDigest]] = {name: dict(files) for name, files in plan.sources.items()}
     states: dict[str, str] = {}
@@ -97,16 +98,21 @@ def forecast(plan: Plan, store: Store) -> Forecast:
     pending: list[Task] = []
     for task in plan.tasks:
         digests = input_digests(task, origins)
-        result = None if digests is None else store.result(task.key(digests))
+        result = None if digests is None else _result(task, digests, store, known)
         if result is not None:
             origins[task.name] = result.outputs
             states[task.name] = "cached"
             continue
         pending.append(task)
         states[task.name] = "waits" if digests is None else "run"
-        known = (origins.get(ref.origin, {}).get(ref.path) for _, ref in task.inputs)
-        to_write += sum(digest.size for digest in known if digest is not None)
+        read = (origins.get(ref.origin, {}).get(ref.path) for _, ref in task.inputs)
+        to_write += sum(digest.size for digest in read if digest is not None)
     return Forecast(states, bytes_to_fetch(plan, store, pending), to_write)
+
+
+def _result(task: Task, digests: dict[str, FileDigest], store: Store, known: Known | None) -> Result | None:
+    key = task.key(digests)
+    return (known.result(task, key, digests) if known else None) or store.result(key)
 
 
 def bytes_to_fetch(plan: Plan, store: Store, pending: list[Task]) -> dict[str, int]:
@@ -132,6 +138,9 @@ def wanted_files(plan: Plan, pending: list[Task]) -> dict[str, set[str]]:
     for published in plan.published:
         if published.ref.origin in plan.sources:
             wanted.setdefault(published.ref.origin, set()).add(published.ref.path)
+    replaced, promised = promised_files(plan)
+    if replaced is not None and promised:
+        wanted.setdefault(replaced, set()).update(promised)
     return wanted
 
 

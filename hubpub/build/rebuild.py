@@ -57,17 +57,25 @@ def _copy(where: str, folder: Path, store: Store) -> Manifest:
     return manifest
 
 
-def _download(where: str, folder: Path, store: Store) -> Manifest:
+def release_source(where: str, *include: str) -> HubSource:
+    """The files ``include`` of the release at ``hf://OWNER/REPO[@REVISION]``.
+
+    Raises:
+        ReleaseError: ``where`` is not such an address.
+    """
     match = _REMOTE.fullmatch(where)
     try:
         if match is None:
             raise ValueError(where)
-        include = [MANIFEST, f"{_RECIPE}**"]
-        spec = HubSource.model_validate(
+        return HubSource.model_validate(
             {"hub": match["repo"], "revision": match["revision"] or "main", "include": include}
         )
     except (ValueError, ValidationError) as error:
         raise ReleaseError("is not hf://OWNER/REPO or hf://OWNER/REPO@REVISION", where=where) from error
+
+
+def _download(where: str, folder: Path, store: Store) -> Manifest:
+    spec = release_source(where, MANIFEST, f"{_RECIPE}**")
     context = SourceContext(store, folder)
     locked = spec.resolve(context)
     spec.fetch(locked, list(locked.files), context, lambda _: None)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from hubpub.build.dropin import drop_in_record
 from hubpub.build.plan import Plan
 from hubpub.build.run import Done
 from hubpub.build.script import ScriptTask
@@ -141,6 +142,21 @@ def rebuild_files(plan: Plan) -> dict[str, bytes]:
     return {f"recipe/{name}": text for name, text in sorted(files.items())}
 
 
+def read_in_release(done: Mapping[str, Done]) -> Iterator[tuple[str, FileDigest]]:
+    """Step and digest of every output that `assemble` reads for the card, the manifest or ``measurements/``."""
+    for name, each in done.items():
+        for path in READ.get(each.task.kind, ()):
+            yield name, each.result.outputs[path]
+
+
+READ = {
+    CorpusTask.kind: (INDEX,),
+    ClientTask.kind: (UTTERANCES, TIMINGS),
+    MetricsTask.kind: (MEASUREMENTS, OBSERVED),
+}
+"""Outputs that `assemble` reads, by the kind of their task."""
+
+
 def _template(plan: Plan) -> Path:
     loaded = plan.loaded
     template = template_file(loaded.folder, loaded.recipe.card.template)
@@ -209,8 +225,10 @@ def _manifest(
         name=recipe.name,
         recipe=f"recipe/{plan.loaded.path.name}",
         synthetic=synthetic or any(each.synthetic for each in figures[False] + figures[True]),
+        provisional=_provisional(plan),
         partial=plan.partial,
         license=recipe.card.license,
+        drop_in=drop_in_record(plan, store),
         sources={name: _source_record(plan, name) for name in recipe.sources},
         # A metrics step reads timings, so its key is no part of what is the same in every build; its figures are.
         steps={name: _step_record(each) for name, each in done.items() if not isinstance(each.task, MetricsTask)},
@@ -227,11 +245,17 @@ def _manifest(
         verdicts=tuple(verdicts[False]),
         observed=Observed(
             hubpub=distribution_version("hubpub"),
-            steps={name: each.result.observed for name, each in done.items()},
+            steps={name: _observed(each) for name, each in done.items()},
             measurements=tuple(figures[True]),
             verdicts=tuple(verdicts[True]),
         ),
     ).sealed()
+
+
+def _provisional(plan: Plan) -> tuple[str, ...]:
+    """The calibration corpora of this build that stand in for others."""
+    specs = {task.name.removeprefix("corpora/"): task.spec for task in plan.tasks if isinstance(task, CorpusTask)}
+    return tuple(f"{name} stands in for {spec.stand_in_for}" for name, spec in specs.items() if spec.stand_in_for)
 
 
 def _measurements(plan: Plan, done: Mapping[str, Done], store: Store, observed: bool) -> Iterator[Measurement]:
@@ -284,6 +308,11 @@ def _step_record(each: Done) -> StepRecord:
         },
         facts=each.result.facts,
     )
+
+
+def _observed(each: Done) -> dict[str, Any]:
+    """With the key of a metrics step, by which its figures are known again."""
+    return {**each.result.observed, **({"key": each.key} if isinstance(each.task, MetricsTask) else {})}
 
 
 _OBSERVED_OUTPUTS = frozenset({TIMINGS, RUN})

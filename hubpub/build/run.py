@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 from hubpub.build.task import EVERYTHING, Room, Task
 from hubpub.errors import StepError
@@ -24,6 +25,18 @@ class Done:
     digests: dict[str, FileDigest]
     result: Result
     cached: bool
+    published: bool = False
+    """Its result was taken from a published release; it is cached too."""
+
+
+class Known(Protocol):
+    """Results from elsewhere, whose bytes come only where something reads them."""
+
+    def result(self, task: Task, key: str, digests: Mapping[str, FileDigest]) -> Result | None:
+        """What ``task`` gave with this key and these inputs, if that is known."""
+
+    def bring(self, step: str, digest: FileDigest) -> None:
+        """Put an output of ``step`` into the store, unless it is there."""
 
 
 Origins = Mapping[str, Mapping[str, FileDigest]]
@@ -44,8 +57,23 @@ def input_digests(task: Task, origins: Origins) -> dict[str, FileDigest] | None:
     return digests
 
 
-def run_tasks(tasks: Iterable[Task], sources: Origins, store: Store, reporter: Reporter) -> dict[str, Done]:
+def run_tasks(
+    tasks: Iterable[Task],
+    sources: Origins,
+    store: Store,
+    reporter: Reporter,
+    known: Known | None = None,
+    ran: set[str] | None = None,
+) -> dict[str, Done]:
     """Run ``tasks`` (in an order in which each comes after those that it needs); source files are in the store.
+
+    Args:
+        tasks: what to run.
+        sources: files of the sources, and of tasks that are done.
+        store: where results are kept.
+        reporter: hears of each task that runs.
+        known: results that go before those of the store.
+        ran: names of tasks that this build ran before, if it had to begin again; those that run now are added.
 
     Raises:
         HubpubError: a task failed; what was done before stays done.
@@ -56,21 +84,36 @@ def run_tasks(tasks: Iterable[Task], sources: Origins, store: Store, reporter: R
         digests = input_digests(task, origins)
         if digests is None:
             raise AssertionError(f"{task.name} was planned before what it needs")
-        done[task.name] = _run_once(task, digests, store, reporter)
+        key = task.key(digests)
+        result = known.result(task, key, digests) if known else None
+        if result is not None:
+            done[task.name] = Done(task, key, digests, result, cached=True, published=True)
+        else:
+            if known and store.result(key) is None:
+                _bring_inputs(task, origins, known)
+            done[task.name] = _run_once(task, key, digests, store, reporter, set() if ran is None else ran)
         origins[task.name] = done[task.name].result.outputs
     return done
 
 
-def _run_once(task: Task, digests: dict[str, FileDigest], store: Store, reporter: Reporter) -> Done:
-    key = task.key(digests)
+def _bring_inputs(task: Task, origins: Origins, known: Known) -> None:
+    for _, ref in task.inputs:
+        files = origins[ref.origin]
+        for digest in files.values() if ref.path == EVERYTHING else (files[ref.path],):
+            known.bring(ref.origin, digest)
+
+
+def _run_once(
+    task: Task, key: str, digests: dict[str, FileDigest], store: Store, reporter: Reporter, ran: set[str]
+) -> Done:
     result = store.result(key)
     if result is None:
         with store.lock(key):  # another build may be at it: then wait, and take its result
             result = store.result(key)
             if result is None:
                 result = _run_task(task, key, digests, store, reporter)
-                return Done(task, key, digests, result, cached=False)
-    return Done(task, key, digests, result, cached=True)
+                ran.add(task.name)
+    return Done(task, key, digests, result, cached=task.name not in ran)
 
 
 def _run_task(task: Task, key: str, digests: dict[str, FileDigest], store: Store, reporter: Reporter) -> Result:

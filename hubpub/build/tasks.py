@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -74,7 +75,8 @@ class CorpusTask(Task):
 
     def identity(self) -> dict[str, Any]:
         """What the recipe says of the corpus."""
-        return {"spec": self.spec.model_dump(mode="json"), "version": CORPUS_VERSION}
+        # What it stands in for decides no byte of it.
+        return {"spec": self.spec.model_dump(mode="json", exclude={"stand_in_for"}), "version": CORPUS_VERSION}
 
     def run(self, room: Room) -> Outcome:
         """Prepare it."""
@@ -142,7 +144,8 @@ class ClientTask(Task):
             target.parent.mkdir(parents=True, exist_ok=True)
             copy_file(path, target)
         seconds = sum(utterance.audio_s for utterance in result.utterances)
-        return Outcome({"utterances": len(result.utterances), "audio_seconds": round(seconds, 3)})
+        facts = {"utterances": len(result.utterances), "audio_seconds": round(seconds, 3)}
+        return Outcome(facts, result.observed.model_dump(mode="json", exclude={"machine"}))  # the identity has that
 
 
 def marked(path: Path) -> bool:
@@ -194,11 +197,15 @@ class MetricsTask(Task):
                 if name != self.spec.reference and not metric.needs_against:
                     found += [each for each in metric.measure(run, corpus, other) if each.against is not None]
         for name, observed in ((MEASUREMENTS, False), (OBSERVED, True)):
-            data = [each.model_dump(mode="json") for each in found if each.observed is observed]
-            (room.outputs / name).write_text(
-                json.dumps(data, ensure_ascii=False, sort_keys=True, indent=1) + "\n", "utf-8"
-            )
+            text = figures_text(each for each in found if each.observed is observed)
+            (room.outputs / name).write_text(text, "utf-8")
         return Outcome({"measurements": len(found)})
+
+
+def figures_text(figures: Iterable[Measurement]) -> str:
+    """The content of a file of figures."""
+    data = [each.model_dump(mode="json") for each in figures]
+    return json.dumps(data, ensure_ascii=False, sort_keys=True, indent=1) + "\n"
 
 
 def _named(result: RunResult, name: str) -> RunResult:

@@ -75,8 +75,8 @@ def front_matter(manifest: Manifest, card: Mapping[str, Any]) -> str:
         for field in fields
         if (value := card.get(field))
     }
-    if manifest.synthetic:
-        data["tags"] = [*data.get("tags", []), "synthetic"]
+    if marks := [name for name in ("synthetic", "provisional") if getattr(manifest, name)]:
+        data["tags"] = [*data.get("tags", []), *marks]
     return f"---\n{yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000)}---\n\n"
 
 

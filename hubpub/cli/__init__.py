@@ -9,7 +9,7 @@ import sys
 import typer
 
 from hubpub import __version__
-from hubpub.cli import build, cache, check, lock, plan, schema, verify
+from hubpub.cli import build, cache, check, diff, hub, lock, outdated, plan, publish, revert, schema, verify
 from hubpub.cli.common import print_json
 from hubpub.errors import HubpubError
 
@@ -40,10 +40,15 @@ def root(
 app.command("check")(check.check)
 app.command("plan")(plan.plan)
 app.command("lock")(lock.lock)
+app.command("outdated")(outdated.outdated)
 app.command("build")(build.build)
+app.command("diff")(diff.diff)
+app.command("publish")(publish.publish)
+app.command("revert")(revert.revert)
 app.command("verify")(verify.verify)
 app.command("schema")(schema.schema)
 app.add_typer(cache.app, name="cache")
+app.add_typer(hub.app, name="hub")
 
 
 class _InterruptedError(BaseException):

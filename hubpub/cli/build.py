@@ -23,6 +23,17 @@ def build(
     only: Only = None,
     variant: Variant = None,
     locked: Locked = False,
+    published: Annotated[
+        bool, typer.Option("--published", help="Take every step with the same key from the release that is published.")
+    ] = False,
+    reuse: Annotated[
+        str | None,
+        typer.Option(
+            help="The same, from this release: a folder, or hf://OWNER/REPO[@REVISION].",
+            metavar="RELEASE",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Release folder. Default: dist/<name of the recipe>.", show_default=False),
@@ -54,6 +65,8 @@ def build(
             locked=locked or release is not None,
             only=only,
             variant=variant,
+            published=published,
+            reuse=reuse,
         )
     verdicts = built.manifest.all_verdicts()
     same = None if release is None or built.manifest.partial else release.digest == built.manifest.digest
@@ -66,6 +79,7 @@ def build(
                 "same_as_release": same,
                 "ran": built.ran,
                 "cached": built.cached,
+                "published": built.published,
                 "bytes_fetched": built.bytes_fetched,
                 "files": {path: file.size for path, file in built.manifest.files.items()},
                 "budgets": [{"budget": str(each.gate), "passed": each.passed, "why": each.reason} for each in verdicts],
@@ -76,9 +90,10 @@ def build(
             typer.echo(f"budget met: {each.gate}: {each.reason}")
         state = "unchanged" if built.unchanged else "finished"
         total = sum(file.size for file in built.manifest.files.values())
+        taken = f", {len(built.published)} of them as published" if built.published else ""
         typer.echo(
             f"{state}: {shown(built.folder)}, {len(built.manifest.files)} files, {size(total)}; "
-            f"{len(built.ran)} steps run, {len(built.cached)} cached, {size(built.bytes_fetched)} fetched"
+            f"{len(built.ran)} steps run, {len(built.cached)} cached{taken}, {size(built.bytes_fetched)} fetched"
         )
         if same is not None:
             typer.echo("the same content as the release" if same else "NOT the same content as the release")

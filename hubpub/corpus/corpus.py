@@ -93,6 +93,10 @@ class Corpus(BaseModel):
         """Length of all clips together."""
         return sum(clip.seconds for clip in self.clips)
 
+    def text(self) -> str:
+        """The content of its index."""
+        return json.dumps(self.model_dump(mode="json"), ensure_ascii=False, indent=2, sort_keys=True) + "\n"
+
     @classmethod
     def load(cls, folder: Path) -> Corpus:
         """Read the index that ``prepare`` wrote.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -63,8 +62,7 @@ def prepare(spec: CorpusSpec, files: Mapping[str, Path], out_dir: Path) -> Corpu
         ]
     _refuse_repeats(clips)
     corpus = Corpus(role=spec.role, sealed=spec.sealed, clips=tuple(clips))
-    index = json.dumps(corpus.model_dump(mode="json"), ensure_ascii=False, indent=2, sort_keys=True)
-    (out_dir / INDEX).write_text(index + "\n", encoding="utf-8", newline="\n")
+    (out_dir / INDEX).write_text(corpus.text(), encoding="utf-8", newline="\n")
     return corpus
 
 

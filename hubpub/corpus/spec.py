@@ -158,6 +158,13 @@ class CorpusSpec(BaseModel):
         default=False,
         description="Read by the final evaluation alone: no script, calibration or choice may see its recordings.",
     )
+    stand_in_for: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=300,
+        pattern=r"^[^\n]+$",
+        description="Calibration only: the corpus that it takes the place of; the release is then provisional.",
+    )
     defaults: ClipDefaults = Field(default=ClipDefaults(), description="Provenance shared by the clips.")
     clips: tuple[ClipSpec, ...] = Field(
         default=(), description="What it consists of, in the order in which it is reported."
@@ -182,6 +189,10 @@ class CorpusSpec(BaseModel):
             error = PydanticCustomError("clip", "{message}", {"message": message})
             problems.append(InitErrorDetails(type=error, loc=("clips", index, field), input=None))
 
+        if self.stand_in_for is not None and self.role != "calibration":
+            message = "only a calibration corpus stands in for another; figures are of the corpus that they name"
+            error = PydanticCustomError("clip", "{message}", {"message": message})
+            problems.append(InitErrorDetails(type=error, loc=("stand_in_for",), input=None))
         first: dict[str, int] = {}
         for index, clip in enumerate(self.clips):
             # Case is ignored: ids become file names, also where the file system does not tell case apart.

@@ -22,7 +22,12 @@ def is_synthetic(path: Path) -> bool:
     Raises:
         OnnxFileError: the file is damaged or not ONNX, or its external data is not there.
     """
-    properties = OnnxFile.open(path).model.metadata_props
+    return says_synthetic(OnnxFile.open(path).model)
+
+
+def says_synthetic(model: onnx.ModelProto) -> bool:
+    """Whether ``model`` bears the mark."""
+    properties = model.metadata_props
     return any(entry.key == SYNTHETIC and entry.value.strip().lower() != "false" for entry in properties)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
@@ -12,7 +13,7 @@ from hubpub.corpus.spec import Labels
 from hubpub.errors import Problem, nearest
 from hubpub.gate import GateSpec, impossible
 from hubpub.recipe.document import Document, Loc
-from hubpub.recipe.model import PATTERNS, REFERENCE, Recipe, RunSpec
+from hubpub.recipe.model import PATTERNS, REFERENCE, PublishSpec, Recipe, RunSpec
 from hubpub.recipe.variants import report
 
 RESERVED = ("readme.md", "hubpub.json", "recipe", "measurements")
@@ -21,13 +22,15 @@ RESERVED = ("readme.md", "hubpub.json", "recipe", "measurements")
 RESERVED_STEPS = ("disjointness",)
 """Names of steps that hubpub adds itself."""
 
+_GIT_WORDS = ("head", "fetch_head", "merge_head", "orig_head")
+
 _MAX_SEGMENT, _MAX_PATH = 255, 1024
 """Bytes: NAME_MAX of common file systems, PATH_MAX of macOS."""
 
 
 def check(recipe: Recipe, document: Document, folder: Path) -> list[Problem]:
     """All problems, in the order of the file."""
-    parts = (_names, _references, _local_files, _published_paths, _cycles, _seals, _runs, _gates, _template)
+    parts = (_names, _references, _local_files, _published_paths, _cycles, _seals, _runs, _gates, _template, _publish)
     return report(document, (found for part in parts for found in part(recipe, folder)))
 
 
@@ -320,3 +323,36 @@ def _template(recipe: Recipe, folder: Path) -> Found:
         yield ("card", "template"), f"there is no templates/{recipe.card.template}.md.j2 beside or above the recipe"
     elif not file.resolve().is_relative_to(file.parent.parent.resolve()):
         yield ("card", "template"), f"{file.name} is a link that leaves the folder of the templates"
+
+
+def _publish(recipe: Recipe, _: Path) -> Found:
+    spec = recipe.publish
+    if spec is None:
+        return
+    yield from _git_names(spec)
+    replaced = spec.drop_in_for
+    if replaced is not None and replaced not in recipe.sources:
+        yield ("publish", "drop_in_for"), f"there is no source {replaced!r}{nearest(replaced, recipe.sources)}"
+    for index, name in enumerate(spec.load):
+        if name not in recipe.measure:
+            yield ("publish", "load", index), f"there is no run {name!r}{nearest(name, recipe.measure)}"
+        elif name in spec.load[:index]:
+            yield ("publish", "load", index), f"run {name!r} is named already"
+    yield from _unsafe((("publish", "keep", index), pattern) for index, pattern in enumerate(spec.keep))
+    if spec.repo in recipe.card.base_model:
+        loc = ("card", "base_model", recipe.card.base_model.index(spec.repo))
+        yield loc, f"{spec.repo!r} is where the release goes, and no repo is its own base model"
+
+
+def _git_names(spec: PublishSpec) -> Found:
+    for field, name in (("branch", spec.branch), ("tag", spec.tag)):
+        if name is None:
+            continue
+        if name.casefold() in _GIT_WORDS or name.casefold().startswith("refs/"):
+            yield ("publish", field), f"{name!r} means something else to git; choose another name"
+        elif any(part.endswith(".lock") for part in name.split("/")):
+            yield ("publish", field), f"{name!r} has a part that ends in .lock, which git refuses"
+        elif re.fullmatch(r"[0-9a-f]{40}", name):
+            yield ("publish", field), f"{name!r} would be taken for a commit; choose another name"
+    if spec.tag == spec.branch:
+        yield ("publish", "tag"), f"{spec.tag!r} is the branch too, so nobody can tell which of them is meant"

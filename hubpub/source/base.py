@@ -61,6 +61,22 @@ class LockedSource(BaseModel):
         return json.dumps(self.model_dump(exclude_none=True), sort_keys=True, indent=2, ensure_ascii=False) + "\n"
 
 
+@dataclass(frozen=True)
+class Sighting:
+    """What upstream holds now, beside what was locked."""
+
+    revision: str
+    """What a lock made now would be pinned to."""
+    changed: tuple[str, ...] = ()
+    """Locked files that have other bytes now, or are gone."""
+    newer: str | None = None
+    """A later version than the one that the recipe names."""
+    yanked: str | None = None
+    """Why upstream advises against it."""
+    gone: str | None = None
+    """Why it cannot be had any more."""
+
+
 class SourceSpec(BaseModel):
     """Base of the kinds of source in a recipe; a subclass is one file and one line of the union in ``hubpub.recipe``.
 
@@ -93,6 +109,14 @@ class SourceSpec(BaseModel):
         Raises:
             LockError: the lock answers another spec, or lacks a wanted file.
             SourceError: as `resolve`; `DigestMismatch` when the bytes are not the locked ones.
+        """
+        raise NotImplementedError
+
+    def watch(self, locked: LockedSource, context: SourceContext) -> Sighting:
+        """Compare upstream with the lock, downloading no file and changing nothing.
+
+        Raises:
+            SourceError: upstream cannot be asked.
         """
         raise NotImplementedError
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 from pydantic import AfterValidator, Field
 
 from hubpub.errors import SourceError
-from hubpub.source.base import LockedSource, Pinned, Progress, SourceContext, SourceSpec
+from hubpub.source.base import LockedSource, Pinned, Progress, Sighting, SourceContext, SourceSpec
 from hubpub.source.download import RETRY_STATUS, Download, git_blob_sha1, wait
 from hubpub.source.names import check_distinct, check_name, select
 from hubpub.store import FileDigest, Store
@@ -50,7 +50,7 @@ class HubSource(SourceSpec):
 
     def resolve(self, context: SourceContext) -> LockedSource:
         """Pin the commit; LFS files by the Hub's metadata, others by downloading them. See `SourceSpec.resolve`."""
-        commit, siblings = self._list()
+        commit, siblings = self.listing()
         by_name = {sibling.rfilename: sibling for sibling in siblings}
         chosen = select(by_name, self.include, self.label)
         for name in chosen:
@@ -74,6 +74,42 @@ class HubSource(SourceSpec):
                     self._download(name, locked.revision, pin.digest).to(part, progress)
                     store.put(part, expected=pin.digest)
 
+    def watch(self, locked: LockedSource, context: SourceContext) -> Sighting:
+        """One request; a second one where a small file's old git sha1 is not known here. See `SourceSpec.watch`."""
+        try:
+            commit, siblings = self.listing()
+        except SourceError as error:
+            if not is_absent(error):
+                raise
+            return Sighting(locked.revision, gone=error.what)
+        if commit == locked.revision:
+            return Sighting(commit)
+        now = {sibling.rfilename: sibling for sibling in siblings}
+        changed: list[str] = []
+        small: list[str] = []
+        for name, pin in locked.files.items():
+            sibling = now.get(name)
+            if sibling is None or (sibling.lfs is not None and sibling.lfs.sha256 != pin.sha256):
+                changed.append(name)
+            elif sibling.lfs is None:
+                (small if sibling.size in (None, pin.size) else changed).append(name)
+        before = self._git_names(locked, small, context.store)
+        changed += [name for name in small if before.get(name) != now[name].blob_id]
+        return Sighting(commit, tuple(sorted(changed)))
+
+    def _git_names(self, locked: LockedSource, names: list[str], store: Store) -> dict[str, str]:
+        """Git's sha1 of the locked files; none for those that cannot be known any more."""
+        pins = {name: locked.files[name].sha256 for name in names}
+        if all(store.has(sha256) for sha256 in pins.values()):
+            return {name: git_blob_sha1(store.path(sha256)) for name, sha256 in pins.items()}
+        try:
+            _, siblings = self.listing(locked.revision)
+        except SourceError as error:
+            if not is_absent(error):
+                raise
+            return {}  # history was rewritten
+        return {each.rfilename: str(each.blob_id) for each in siblings if each.lfs is None}
+
     def bytes_to_fetch(self, locked: LockedSource, wanted: Collection[str], context: SourceContext) -> int:
         """The missing files' bytes; partial downloads count as had."""
         parts = {
@@ -82,7 +118,12 @@ class HubSource(SourceSpec):
         }
         return sum(max(0, pin.size - (part.stat().st_size if part.exists() else 0)) for pin, part in parts.items())
 
-    def _list(self) -> tuple[str, list[RepoSibling]]:
+    def listing(self, revision: str | None = None) -> tuple[str, list[RepoSibling]]:
+        """The commit that the revision (default: the spec's) is at, and what the Hub says of each of its files.
+
+        Raises:
+            SourceError: it cannot be had; `is_absent` tells whether that is because it does not exist.
+        """
         from httpx2 import TransportError
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError
@@ -92,7 +133,7 @@ class HubSource(SourceSpec):
                 try:
                     info = HfApi().repo_info(
                         self.hub,
-                        revision=self.revision,
+                        revision=revision or self.revision,
                         repo_type=self.repo_type,
                         files_metadata=True,
                         timeout=METADATA_TIMEOUT,
@@ -150,6 +191,14 @@ class HubSource(SourceSpec):
             timeout=float(constants.HF_HUB_DOWNLOAD_TIMEOUT),
             refuse=refuse,
         )
+
+
+def is_absent(error: SourceError) -> bool:
+    """Whether the Hub answered that there is no such repo (that we may see) or no such revision."""
+    from huggingface_hub import errors
+
+    absent = errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.DisabledRepoError
+    return isinstance(error.__cause__, absent) and not isinstance(error.__cause__, errors.GatedRepoError)
 
 
 _LOGIN = "log in with `hf auth login` or set HF_TOKEN to a token that may read it"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Offer:
-    """A file that an index offers; ``sha256`` as the index gives it."""
+    """A file that an index offers; ``sha256`` as the index gives it, ``yanked`` its reason for advising against it."""
 
     filename: str
     version: str
@@ -32,6 +32,7 @@ class Offer:
     sha256: str | None
     local: Path | None
     link: Link
+    yanked: str | None = None
 
     @property
     def url(self) -> str:
@@ -114,7 +115,16 @@ def _offer(link: Link, version: str) -> Offer:
         sha256=sha256.lower() if sha256 else None,
         local=link.file_path if link.is_file else None,
         link=link,
+        yanked=_reason(link.yank_reason),
     )
+
+
+def _reason(yanked: object) -> str | None:
+    """A page gives a text, empty when nobody said why; a JSON page may say just true."""
+    if yanked is None or yanked is False:
+        return None
+    said = " ".join(yanked.split())[:200] if isinstance(yanked, str) else ""
+    return "".join(char for char in said if char.isprintable()) or "no reason is given"
 
 
 def _default_index() -> str:

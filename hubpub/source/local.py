@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from hubpub.errors import DigestMismatch, SourceError, UnsafeArchive
-from hubpub.source.base import LockedSource, Pinned, Progress, SourceContext, SourceSpec
+from hubpub.source.base import LockedSource, Pinned, Progress, Sighting, SourceContext, SourceSpec
 from hubpub.source.names import check_distinct, check_name, matches, may_lie_below, select, shown
 from hubpub.store import copy_file
 from hubpub.store.files import storage_errors
@@ -68,6 +68,14 @@ class LocalSource(SourceSpec):
                     context.store.put(copy, expected=pin.digest)
                 except DigestMismatch as error:
                     raise DigestMismatch(where, expected=error.expected, got=error.got) from error
+
+    def watch(self, locked: LockedSource, context: SourceContext) -> Sighting:
+        """Digest the folder. See `SourceSpec.watch`."""
+        try:
+            now = self.resolve(context)
+        except SourceError as error:
+            return Sighting(locked.revision, gone=error.what)
+        return Sighting(now.revision, tuple(name for name, pin in locked.files.items() if now.files.get(name) != pin))
 
     def bytes_to_fetch(self, locked: LockedSource, wanted: Collection[str], context: SourceContext) -> int:
         """Nothing comes over the network; still refuses a stale lock."""

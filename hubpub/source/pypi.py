@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field
 from hubpub.errors import DigestMismatch, SourceError, StoreError
 from hubpub.source import pipconfig
 from hubpub.source.archive import Archive
-from hubpub.source.base import LockedSource, Pinned, Progress, Sha256, SourceContext, SourceSpec
+from hubpub.source.base import LockedSource, Pinned, Progress, Sha256, Sighting, SourceContext, SourceSpec
 from hubpub.source.download import Download
 from hubpub.source.index import Indexes, Offer
 from hubpub.source.names import check_name, matches, nearest, select
@@ -90,6 +90,42 @@ class PypiSource(SourceSpec):
                     context.store.put(path, expected=missing[name].digest)
                 except DigestMismatch as error:
                     raise DigestMismatch(f"{filename}: {name}", expected=error.expected, got=error.got) from error
+
+    def watch(self, locked: LockedSource, context: SourceContext) -> Sighting:
+        """Read the project's page on each configured index. See `SourceSpec.watch`."""
+        filename, whole = _archive_of(locked)
+        indexes = Indexes(pipconfig.read())
+        everything = indexes.offers(self.pypi)
+        offers = [offer for offer in everything if offer.filename == filename]
+        if not offers and indexes.problems:
+            raise self._absent(filename, indexes)
+        if not offers:
+            return Sighting(self.version, gone=self._absent(filename, indexes, everything).what)
+        listed = {self._listed(offer, context.store) for offer in offers}
+        same = bool(listed & {whole.sha256, None})  # an index may list no digests
+        yanked = [offer.yanked for offer in offers]
+        return Sighting(
+            self.version,
+            changed=() if same else tuple(locked.files),
+            newer=self._newer(everything),
+            yanked=yanked[0] if all(yanked) else None,
+        )
+
+    def _listed(self, offer: Offer, store: Store) -> str | None:
+        try:
+            return store.digest(offer.local).sha256 if offer.local else offer.sha256
+        except StoreError:
+            return None
+
+    def _newer(self, offers: list[Offer]) -> str | None:
+        """The latest version that is offered in the same form; early ones only where an early one is pinned."""
+        from packaging.version import Version
+
+        pinned = Version(self.version)
+        alike = [each for each in offers if each.version and each.is_wheel == (self.dist == "wheel")]
+        found = {Version(each.version) for each in alike if not each.yanked}
+        later = [each for each in found if each > pinned and (pinned.is_prerelease or not each.is_prerelease)]
+        return str(max(later)) if later else None
 
     def bytes_to_fetch(self, locked: LockedSource, wanted: Collection[str], context: SourceContext) -> int:
         """What is missing of the archive, if any wanted member is; a partial download counts as had."""
