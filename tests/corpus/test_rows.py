@@ -83,7 +83,10 @@ def test_rows_of_all_shards_become_clips_in_order(files: dict[str, Path], tmp_pa
     corpus = prepare(spec(*SHARDS, columns=COLUMNS, language="fr"), files, tmp_path / "out")
     assert [clip.id for clip in corpus.clips] == [str(100 + number) for number in range(8)]
     assert [clip.text for clip in corpus.clips] == [f"row {number}" for number in range(8)]
-    assert [clip.audio for clip in corpus.clips][:2] == [f"{SHARDS[0]}#0", f"{SHARDS[0]}#1"]
+    assert [clip.audio for clip in corpus.clips] == [
+        *(f"{SHARDS[0]}#{row}" for row in range(5)),
+        *(f"{SHARDS[1]}#{row}" for row in range(3)),
+    ]
     assert {clip.provenance.speaker for clip in corpus.clips} == {"S0", "S1"}
     assert {clip.provenance.language for clip in corpus.clips} == {"fr"}
     (tmp_path / "3.flac").write_bytes(encoded(3))
@@ -112,7 +115,9 @@ def test_a_folder_of_audio_with_its_metadata(tmp_path: Path) -> None:
     files["data/train/metadata.csv"].write_text("file_name,transcription\n1.wav,one\n0.wav,zero\n2.wav,two\n")
     columns = {"text": "transcription"}
     corpus = prepare(spec(*files, format="audiofolder", columns=columns), files, tmp_path / "out")
-    assert {(clip.id[:1], clip.text) for clip in corpus.clips} == {("0", "zero"), ("1", "one"), ("2", "two")}
+    assert {(clip.audio, clip.text) for clip in corpus.clips} == {
+        (f"data/train/{number}.wav", text) for number, text in enumerate(("zero", "one", "two"))
+    }
 
 
 @needs_datasets
@@ -122,9 +127,9 @@ def test_a_folder_of_audio_with_its_metadata(tmp_path: Path) -> None:
         (b"", {}, "it cannot be read"),
         (b"PAR1 and nothing", {}, "it cannot be read"),
         (None, {"columns": {"audio": "sound"}}, "there is no column 'sound' among id, audio, transcription, speaker"),
-        (None, {"columns": {"text": "sentence"}}, "row 0: 'sentence' is missing or no text"),
-        ([{"audio": {"bytes": None, "path": "/etc/no.wav"}, "x": "y"}], {}, "row 0: 'audio' holds no audio"),
-        ([{"audio": {"bytes": b"", "path": "a.wav"}, "x": "y"}], {}, "row 0: 'audio' holds no audio"),
+        (None, {"columns": {"text": "sentence"}}, "train-0.parquet#0: 'sentence' is missing or no text"),
+        ([{"audio": {"bytes": None, "path": __file__}, "x": "y"}], {}, "#0: 'audio' holds no audio"),
+        ([{"audio": {"bytes": b"", "path": "a.wav"}, "x": "y"}], {}, "train-0.parquet#0: 'audio' holds no audio"),
         ([{"audio": {"bytes": b"no audio", "path": "a.wav"}, "x": "y"}], {}, "it cannot be decoded"),
         ([{"audio": {"bytes": encoded(i), "path": "a.wav"}, "x": "y"} for i in (1, 2)], {"columns": {"id": "x"}},
          "fleurs/fr_fr/train-0.parquet#0 and fleurs/fr_fr/train-0.parquet#1 are both called y"),
@@ -142,6 +147,31 @@ def test_bad_datasets_are_told_in_one_line(
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert str(tmp_path) not in str(caught.value)
+
+
+@needs_datasets
+@pytest.mark.parametrize("name", ["../../secret.wav", "/etc/hosts", "train/../../secret.wav"])
+def test_metadata_cannot_name_files_beyond_the_dataset(tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret.wav").write_bytes(encoded(1, "WAV"))
+    (tmp_path / "0.wav").write_bytes(encoded(0, "WAV"))
+    (tmp_path / "metadata.csv").write_text(f"file_name,transcription\n0.wav,zero\n{name},one\n")
+    files = {f"data/{each}": tmp_path / each for each in ("metadata.csv", "0.wav")}
+    with pytest.raises(AudioError) as caught:
+        prepare(spec(*files, format="audiofolder"), files, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+
+
+@needs_datasets
+def test_odd_names_in_rows_do_no_harm(files: dict[str, Path], tmp_path: Path) -> None:
+    names = ["a.w\0v", "../../b.flac", ".", "ü ñ².FLAC", "x" * 300 + ".flac", "c." + "y" * 300, None]
+    rows = [{"audio": {"bytes": encoded(i), "path": name}, "key": f"../{i}"} for i, name in enumerate(names)]
+    write_parquet(files[SHARDS[0]], rows)
+    corpus = prepare(spec(SHARDS[0]), files, tmp_path / "a")
+    assert len({clip.id for clip in corpus.clips}) == len(names)
+    assert [clip.id for clip in prepare(spec(SHARDS[0], columns={"id": "key"}), files, tmp_path / "b").clips] == [
+        f"_{i}" for i in range(len(names))
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {"aa", "bb", "a", "b"}
 
 
 @needs_datasets
