@@ -7,7 +7,9 @@ clips are joined. So the cost is a product: hours of the one times hours of the 
 The score of two windows is their correlation. Every frame has length one, so that no loud moment decides alone, and a
 window that is mostly silence is scored as if three quarters of it were heard, so that a click is no evidence. The
 limits are measured: among all pairs of 90 recordings without common audio (20 minutes of real speech, much of it of one
-speaker in one room) the highest score of a window was 0.52, and no row of windows over 1.5 s kept above 0.36.
+speaker in one room) the highest score of a window was 0.52, and no row of windows over 1.5 s kept above 0.36. Of five
+seconds of speech, changed in the 32 ways of the tests, 99.4 % are found, white noise at 5 dB being worst with 90 %; of
+one second 93 %. On one core an hour takes 3 s to fingerprint, and an hour against an hour 17 s to compare.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ _ROW_S = 1.9  # three windows or more
 _MAX_GAP_S, _MAX_DRIFT = 1.0, 8
 _CHUNK = 4096
 _ENERGY, _FINE_ENERGY = 0.2, 0.7
-"""Squared length of a frame of speech, pooled and not: of ten frames nine are below, and half not far."""
+"""Squared length of a usual frame of speech, pooled and not."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,8 @@ class _Window:
 def shared_audio(first: Sequence[Frames], second: Sequence[Frames], *, shortest_s: float = 0.4) -> list[Shared]:
     """Every pair of clips of the two sets that share audio, each once, with the stretch that is most alike.
 
-    Found are stretches of two seconds and more, and shorter ones where they fill a clip and are
-    heard well; what is exactly the same is for the digests to find, however short.
+    Found are stretches of two seconds and more, and shorter ones where they fill a clip and are heard well; what is
+    exactly the same is for the digests to find, however short.
 
     Args:
         first: fingerprints of the one set.
@@ -91,9 +93,8 @@ def shared_audio(first: Sequence[Frames], second: Sequence[Frames], *, shortest_
     """
     least = shortest_s * FRAMES_PER_SECOND / _STEP
     found = {(each.first, each.second): each for each in _joined(_hits(first, second, least))}
-    for each in _joined(
-        _hits(second, first, least, short_only=True)
-    ):  # clips of the second set that are too short to be slid over
+    # Clips of the second set that are shorter than a window are slid over the first.
+    for each in _joined(_hits(second, first, least, short_only=True)):
         swapped = Shared(each.second, each.first, each.second_s, each.first_s, each.score)
         found.setdefault((swapped.first, swapped.second), swapped)
     return [found[pair] for pair in sorted(found)]
