@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from hubpub.build.dropin import promised_files
 from hubpub.build.run import Known, Origins, input_digests, sidecars, source_files
 from hubpub.build.script import ScriptTask
+from hubpub.build.seal import check_seals
 from hubpub.build.task import EVERYTHING, Inputs, Ref, Task
 from hubpub.build.tasks import ClientTask, CorpusTask, DisjointTask, MetricsTask, TransformTask
 from hubpub.errors import HubpubError, nearest
@@ -75,11 +76,13 @@ def make_plan(loaded: LoadedRecipe, lock: Lock, *, only: str | None = None, vari
     owners = loaded.owners.get("files", {})
     corpora = {recipe.measure[name].corpus for name in runs}
     calibration = {name for name, corpus in recipe.corpora.items() if corpus.role == "calibration"}
+    preparation = layout.preparation(corpora | calibration)
+    check_seals([*preparation, *needed], recipe.corpora, sources)
     return Plan(
         loaded,
         lock,
         sources,
-        layout.preparation(corpora | calibration),
+        preparation,
         needed,
         tuple(Published(path, ref, owners.get(path, ())) for path, ref in chains.items()),
         tuple(runs),

@@ -75,6 +75,8 @@ class Task(ABC):
     version: ClassVar[int] = 1
     libraries: tuple[str, ...] = ()
     """Distributions whose versions decide the bytes."""
+    reads_sealed: bool = False
+    """Part of the final evaluation: only such a task is given a sealed corpus."""
     trusted: ClassVar[bool] = True
     """Never writes to its inputs, so that these may be hard links into the store (and so into releases)."""
 

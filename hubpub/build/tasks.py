@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from hubpub.corpus.disjoint import check_disjoint
 from hubpub.corpus.prepare import LIBRARIES as CORPUS_LIBRARIES
 from hubpub.corpus.prepare import VERSION as CORPUS_VERSION
 from hubpub.corpus.prepare import prepare
+from hubpub.corpus.rows import LIBRARIES as DATASET_LIBRARIES
 from hubpub.corpus.spec import CorpusSpec
 from hubpub.errors import OnnxFileError, StepError
 from hubpub.measure.clients.base import Client
@@ -63,11 +65,13 @@ class CorpusTask(Task):
     """Decodes, crops and resamples the clips of one corpus."""
 
     kind: ClassVar[str] = "corpus"
-    libraries = CORPUS_LIBRARIES
+    libraries: tuple[str, ...] = CORPUS_LIBRARIES
 
     def __init__(self, name: str, spec: CorpusSpec, inputs: Inputs, *, where: str) -> None:
         super().__init__(name, inputs, where=where)
         self.spec = spec
+        if spec.datasets:
+            self.libraries = (*CORPUS_LIBRARIES, *DATASET_LIBRARIES)
 
     def identity(self) -> dict[str, Any]:
         """What the recipe says of the corpus."""
@@ -85,6 +89,9 @@ class DisjointTask(Task):
     """Proves that no calibration clip shares audio with an evaluation clip."""
 
     kind: ClassVar[str] = "disjointness"
+    reads_sealed = True
+    version: ClassVar[int] = 2
+    libraries = ("numpy",)
 
     def identity(self) -> dict[str, Any]:
         """Nothing but the corpora."""
@@ -93,10 +100,8 @@ class DisjointTask(Task):
     def run(self, room: Room) -> Outcome:
         """Compare every pair."""
         corpora = {name: Corpus.load(room.inputs / name) for name, _ in self.inputs}
-        check_disjoint(corpora)
-        calibration = sum(len(corpus.clips) for corpus in corpora.values() if corpus.role == "calibration")
-        evaluation = sum(len(corpus.clips) for corpus in corpora.values() if corpus.role == "evaluation")
-        facts = {"calibration_clips": calibration, "evaluation_clips": evaluation, "overlaps": 0}
+        proof = check_disjoint(corpora, {name: room.inputs / name for name in corpora})
+        facts = asdict(proof)
         (room.outputs / "disjoint.json").write_text(json.dumps(facts, sort_keys=True) + "\n")
         return Outcome(facts)
 
@@ -105,6 +110,7 @@ class ClientTask(Task):
     """Runs a client over a corpus; goes on where an interrupted run stopped."""
 
     kind: ClassVar[str] = "run"
+    reads_sealed = True
 
     def __init__(self, name: str, client: Client, inputs: Inputs, *, where: str) -> None:
         super().__init__(name, inputs, where=where)
@@ -156,6 +162,7 @@ class MetricsTask(Task):
     """Takes the metrics of a run, and its paired differences to other runs."""
 
     kind: ClassVar[str] = "metrics"
+    reads_sealed = True
 
     def __init__(
         self, name: str, run_name: str, spec: RunSpec, inputs: Inputs, *, against: tuple[str, ...], where: str

@@ -76,7 +76,7 @@ def decode(path: Path, crop: tuple[float, float] | None = None) -> Decoded:
             if rate <= 0 or announced / rate > MAX_FILE_SECONDS:
                 raise AudioError(f"it is longer than {MAX_FILE_SECONDS / 3600:g} h", where=where, fix="split the file")
             start, stop = _frames(crop, rate, announced, where)
-            whole, parts, read = Fingerprint(rate), [], 0
+            whole, parts, read = SampleDigest(rate), [], 0
             for block in _mono_blocks(file, where):
                 whole.update(block)
                 parts.append(block[max(start - read, 0) : max(stop - read, 0)].copy())
@@ -86,7 +86,7 @@ def decode(path: Path, crop: tuple[float, float] | None = None) -> Decoded:
             truncated = read + slack < announced or _cut_short(file.extra_info)
             stop = min(stop, read)
     except (RuntimeError, TypeError) as error:  # TypeError: a headerless .raw file
-        reason = str(error).strip() or "the decoder gave up"
+        reason = str(error).replace(f"Error opening {where!r}: ", "").strip() or "the decoder gave up"
         raise AudioError(f"it cannot be decoded ({reason})", where=where, fix=_REPLACE) from error
     except OSError as error:
         raise AudioError(f"it cannot be read ({error.strerror or error})", where=where) from error
@@ -108,13 +108,13 @@ def resample(samples: Samples, rate: int, target: int = MODEL_RATE) -> Samples:
 
 
 def samples_sha256(samples: Samples, rate: int) -> str:
-    """Digest of what is heard; see ``Fingerprint``."""
-    fingerprint = Fingerprint(rate)
-    fingerprint.update(samples)
-    return fingerprint.hexdigest()
+    """Digest of what is heard; see ``SampleDigest``."""
+    digest = SampleDigest(rate)
+    digest.update(samples)
+    return digest.hexdigest()
 
 
-class Fingerprint:
+class SampleDigest:
     """sha256 over the rate (decimal, a newline) and the samples as little-endian int16, rounded half to even.
 
     Sixteen bits because that is what recordings are published in: a wider copy of the same recording rounds back

@@ -6,6 +6,7 @@ Provenance is kept per clip; what all clips share is said once, in ``defaults``.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
@@ -29,11 +30,29 @@ class Provenance(BaseModel):
     license: str | None = Field(default=None, description="Licence of the recording, an SPDX id where there is one.")
 
 
-class ClipDefaults(Provenance):
-    """Provenance of every clip that does not say otherwise."""
+class Labels(Provenance):
+    """What is known of a clip: where it comes from, and the files that say what is heard in it."""
+
+    text_from: str | None = Field(
+        default=None,
+        description="A file that holds what is said, as source/path: .csv, .tsv and .jsonl with a row for each "
+        "recording, .stm with a line for each stretch of speech, or a text of one recording.",
+    )
+    turns_from: str | None = Field(default=None, description="Who speaks when: an .rttm or .stm file, as source/path.")
+    scored_from: str | None = Field(
+        default=None, description="Which parts are annotated: a .uem file, as source/path; default: all of it."
+    )
+
+    def label_files(self) -> tuple[str, ...]:
+        """The files named here."""
+        return tuple(ref for ref in (self.text_from, self.turns_from, self.scored_from) if ref is not None)
 
 
-class ClipSpec(Provenance):
+class ClipDefaults(Labels):
+    """What holds for every clip that does not say otherwise."""
+
+
+class ClipSpec(Labels):
     """One clip: a file or a part of one."""
 
     audio: str = Field(min_length=1, description="The recording, as source/path in that source.")
@@ -43,7 +62,6 @@ class ClipSpec(Provenance):
         description="Name of the clip, unique in its corpus; default: the file's stem and the crop.",
     )
     text: str | None = Field(default=None, description="What is said, word for word.")
-    text_from: str | None = Field(default=None, description="A text file that holds what is said, as source/path.")
     crop: tuple[Seconds, Seconds] | None = Field(
         default=None, description="Start and end of the part that is used, in seconds."
     )
@@ -70,12 +88,76 @@ class ClipSpec(Provenance):
         return stem if self.crop is None else f"{stem}@{self.crop[0]:g}-{self.crop[1]:g}"
 
 
+class Columns(BaseModel):
+    """Which column of a dataset holds what; without a name what the recipe says of all rows holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    audio: str = Field(default="audio", description="The recordings.")
+    text: str | None = Field(default=None, description="What is said.")
+    id: str | None = Field(default=None, description="Names of the clips; default: file name and row.")
+    speaker: str | None = Field(default=None, description="Who speaks.")
+    language: str | None = Field(default=None, description="Language of each row.")
+
+
+class DatasetSpec(Provenance):
+    """The rows of a dataset, as clips; files from a `hub:` source with `repo_type: dataset`, or any other."""
+
+    files: tuple[str, ...] = Field(min_length=1, description="The dataset's files, each as source/path, in order.")
+    format: Literal["parquet", "audiofolder"] = Field(
+        default="parquet", description="Parquet shards, or audio files with a metadata file beside them."
+    )
+    columns: Columns = Field(default=Columns(), description="Which column holds what.")
+    limit: int | None = Field(default=None, ge=1, description="Read so many rows from the start; default: all.")
+
+
+class WindowSpec(BaseModel):
+    """Clips cut into windows of one length, from the start of each; a rest that is shorter is left out."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seconds: float = Field(gt=0, le=7200, allow_inf_nan=False, description="Length of a window, in seconds.")
+    hop: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="From start to start, in seconds; default: the length."
+    )
+
+    @property
+    def step(self) -> float:
+        """From start to start, in seconds."""
+        return self.seconds if self.hop is None else self.hop
+
+
+class SampleSpec(BaseModel):
+    """Which of the clips (or of their windows) are used: so many, or at most so many seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    count: int | None = Field(default=None, ge=1, description="How many.")
+    seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="How many seconds, at most.")
+    seed: int = Field(default=0, ge=0, description="Another seed chooses others.")
+    balance: Literal["speaker", "language", "seconds"] | None = Field(
+        default=None,
+        description="Equal shares of seconds for each speaker or language; `seconds`: a share for each recording in "
+        "proportion to its length. Default: every clip has the same chance.",
+    )
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> Self:
+        if (self.count is None) == (self.seconds is None):
+            raise PydanticCustomError("sample", "give count or seconds, one of the two")
+        return self
+
+
 class CorpusSpec(BaseModel):
     """A set of clips that serves one purpose."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     role: Role = Field(description="Calibration sets and evaluation sets are kept disjoint.")
+    sealed: bool = Field(
+        default=False,
+        description="Read by the final evaluation alone: no script, calibration or choice may see its recordings.",
+    )
     stand_in_for: str | None = Field(
         default=None,
         min_length=1,
@@ -84,15 +166,20 @@ class CorpusSpec(BaseModel):
         description="Calibration only: the corpus that it takes the place of; the release is then provisional.",
     )
     defaults: ClipDefaults = Field(default=ClipDefaults(), description="Provenance shared by the clips.")
-    clips: tuple[ClipSpec, ...] = Field(description="What it consists of, in the order in which it is reported.")
+    clips: tuple[ClipSpec, ...] = Field(
+        default=(), description="What it consists of, in the order in which it is reported."
+    )
+    datasets: tuple[DatasetSpec, ...] = Field(default=(), description="Datasets whose rows are clips of it too.")
+    windows: WindowSpec | None = Field(default=None, description="Cut the clips into windows.")
+    sample: SampleSpec | None = Field(default=None, description="Use a part of the clips.")
 
-    @field_validator("clips")
-    @classmethod
-    def _has_clips(cls, clips: tuple[ClipSpec, ...]) -> tuple[ClipSpec, ...]:
-        # Not min_length: pydantic would count the valid clips only, and report a second error for every bad one.
-        if not clips:
-            raise PydanticCustomError("clips", "a corpus needs at least one clip")
-        return clips
+    @model_validator(mode="after")
+    def _has_clips(self) -> Self:
+        if not self.clips and not self.datasets:
+            error = PydanticCustomError("clips", "a corpus needs at least one clip")
+            details = InitErrorDetails(type=error, loc=("clips",), input=None)
+            raise ValidationError.from_exception_data(type(self).__name__, [details])
+        return self
 
     @model_validator(mode="after")
     def _clips_are_told_apart_and_documented(self) -> Self:
@@ -115,17 +202,54 @@ class CorpusSpec(BaseModel):
             for field in ("source", "license"):
                 if not getattr(provenance, field):
                     report(index, field, f"{clip.name} has no {field}, and the defaults of its corpus give none")
+            group = self.sample.balance if self.sample else None
+            if group in ("speaker", "language") and not getattr(provenance, group):
+                report(index, group, f"the sample is balanced by {group}, and {clip.name} has none")
+            if self.windows is not None and (clip.text is not None or self.labels(clip).text_from is not None):
+                report(index, "text", f"nobody knows which words of {clip.name} fall into which window; leave them out")
+        for index, dataset in enumerate(self.datasets):
+            for field, why in self._undocumented(dataset):
+                error = PydanticCustomError("clip", "{message}", {"message": why})
+                problems.append(InitErrorDetails(type=error, loc=("datasets", index, field), input=None))
         if problems:
             raise ValidationError.from_exception_data(type(self).__name__, problems)
         return self
 
+    @model_validator(mode="after")
+    def _only_evaluation_is_sealed(self) -> Self:
+        if self.sealed and self.role != "evaluation":
+            raise PydanticCustomError("sealed", "only a corpus for evaluation can be sealed")
+        return self
+
+    def _undocumented(self, dataset: DatasetSpec) -> Iterator[tuple[str, str]]:
+        for field in ("source", "license"):
+            if not (getattr(dataset, field) or getattr(self.defaults, field)):
+                yield field, f"{dataset.files[0]} has no {field}, and the defaults of its corpus give none"
+        group = self.sample.balance if self.sample else None
+        if group in ("speaker", "language"):
+            known = (getattr(dataset.columns, group), getattr(dataset, group), getattr(self.defaults, group))
+            if not any(known):
+                yield group, f"the sample is balanced by {group}, and {dataset.files[0]} has none"
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether something says what is said in any clip."""
+        named = any(clip.text is not None or self.labels(clip).text_from is not None for clip in self.clips)
+        return named or any(dataset.columns.text is not None for dataset in self.datasets)
+
     def provenance(self, clip: ClipSpec) -> Provenance:
         """What is known of ``clip``, the defaults filled in."""
-        fields = Provenance.model_fields
-        own = {field: getattr(clip, field) for field in fields}
-        return Provenance(**{k: getattr(self.defaults, k) if v is None else v for k, v in own.items()})
+        labels = self.labels(clip)
+        return Provenance(**{field: getattr(labels, field) for field in Provenance.model_fields})
+
+    def labels(self, clip: ClipSpec) -> Labels:
+        """The same with the files that say what is heard in it; its own text goes before a file of the defaults."""
+        own = {field: getattr(clip, field) for field in Labels.model_fields}
+        filled = {field: getattr(self.defaults, field) if value is None else value for field, value in own.items()}
+        return Labels(**filled if clip.text is None else filled | {"text_from": None})
 
     def references(self) -> tuple[str, ...]:
         """Every file that the corpus needs, each once, in order of mention."""
-        wanted = [ref for clip in self.clips for ref in (clip.audio, clip.text_from) if ref is not None]
+        wanted = [ref for clip in self.clips for ref in (clip.audio, *self.labels(clip).label_files())]
+        wanted += [ref for dataset in self.datasets for ref in dataset.files]
         return tuple(dict.fromkeys(wanted))

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path, PurePosixPath
 
+from hubpub.corpus.spec import Labels
 from hubpub.errors import Problem, nearest
 from hubpub.gate import GateSpec, impossible
 from hubpub.recipe.document import Document, Loc
@@ -29,7 +30,7 @@ _MAX_SEGMENT, _MAX_PATH = 255, 1024
 
 def check(recipe: Recipe, document: Document, folder: Path) -> list[Problem]:
     """All problems, in the order of the file."""
-    parts = (_names, _references, _local_files, _published_paths, _cycles, _runs, _gates, _template, _publish)
+    parts = (_names, _references, _local_files, _published_paths, _cycles, _seals, _runs, _gates, _template, _publish)
     return report(document, (found for part in parts for found in part(recipe, folder)))
 
 
@@ -100,13 +101,22 @@ def _all_references(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
         for index, reference in enumerate(rule.sidecars):
             yield ("files", path, "with", index), reference
     for name, corpus in recipe.corpora.items():
+        yield from _label_files(("corpora", name, "defaults"), corpus.defaults)
+        for index, dataset in enumerate(corpus.datasets):
+            for number, reference in enumerate(dataset.files):
+                yield ("corpora", name, "datasets", index, "files", number), reference
         for index, clip in enumerate(corpus.clips):
             yield ("corpora", name, "clips", index, "audio"), clip.audio
-            if clip.text_from is not None:
-                yield ("corpora", name, "clips", index, "text_from"), clip.text_from
+            yield from _label_files(("corpora", name, "clips", index), clip)
     for name, run in recipe.measure.items():
         for reference in run.via.references():
             yield ("measure", name, "via"), reference
+
+
+def _label_files(loc: Loc, labels: Labels) -> Iterator[tuple[Loc, str]]:
+    for field in ("text_from", "turns_from", "scored_from"):
+        if (reference := getattr(labels, field)) is not None:
+            yield (*loc, field), reference
 
 
 def _local_files(recipe: Recipe, folder: Path) -> Found:
@@ -207,6 +217,18 @@ def _cycle(section: str, needs: dict[str, list[str]]) -> Found:
             return
 
 
+def _seals(recipe: Recipe, _: Path) -> Found:
+    """What a sealed corpus consists of, nothing else may name; `build` compares the bytes too."""
+    sealed = {
+        reference: name for name, corpus in recipe.corpora.items() if corpus.sealed for reference in corpus.references()
+    }
+    for loc, reference in _all_references(recipe):
+        named_by_sealed = loc[0] == "corpora" and recipe.corpora[str(loc[1])].sealed
+        if reference in sealed and not named_by_sealed:
+            owner = sealed[reference]
+            yield loc, f"{reference!r} belongs to the sealed corpus {owner!r}: only `measure` may read it"
+
+
 def _runs(recipe: Recipe, _: Path) -> Found:
     for name, run in recipe.measure.items():
         loc: Loc = ("measure", name)
@@ -231,10 +253,8 @@ def _runs(recipe: Recipe, _: Path) -> Found:
             given.update(metric.gives)
             if metric.needs_against and run.reference is None:
                 yield (*loc, "metrics", index), f"{metric.metric} compares with another run: name it under `reference`"
-            if corpus is not None and metric.metric in ("wer", "cer"):
-                silent = [clip.audio for clip in corpus.clips if clip.text is None and clip.text_from is None]
-                if len(silent) == len(corpus.clips):
-                    yield (*loc, "metrics", index), f"{metric.metric} needs transcripts, and {run.corpus!r} has none"
+            if corpus is not None and metric.metric in ("wer", "cer") and not corpus.has_texts:
+                yield (*loc, "metrics", index), f"{metric.metric} needs transcripts, and {run.corpus!r} has none"
 
 
 def _run_names(recipe: Recipe, name: str) -> Found:
@@ -282,7 +302,9 @@ def _impossible(recipe: Recipe, gate: GateSpec) -> str | None:
     """Why a gate cannot pass, as far as the recipe's own texts tell; texts in files are counted by the build."""
     run = recipe.measure.get(gate.measure.partition("/")[0])
     corpus = recipe.corpora.get(run.corpus) if run else None
-    if run is None or corpus is None or any(clip.text_from is not None for clip in corpus.clips):
+    if run is None or corpus is None or corpus.sample is not None or corpus.datasets:
+        return None
+    if any(corpus.labels(clip).text_from is not None for clip in corpus.clips):
         return None
     return impossible_gate(gate, run, [clip.text for clip in corpus.clips])
 

@@ -203,6 +203,9 @@ def _may_be_said(manifest: Manifest, card: dict[str, Any], template: str) -> set
     for corpus in manifest.corpora.values():
         allowed += [str(len(corpus.clips)), duration(corpus.seconds)]
         allowed += [duration(clip.seconds) for clip in corpus.clips]
+    proof = manifest.steps["disjointness"].facts
+    allowed += [duration(proof["calibration_seconds"]), duration(proof["evaluation_seconds"])]
+    allowed += [str(proof[f"{role}_clips"]) for role in ("calibration", "evaluation")]
     allowed += [str(verdict.gate) for verdict in manifest.all_verdicts()]
     return {token for text in allowed for token in NUMBER.findall(text)}
 
@@ -210,6 +213,9 @@ def _may_be_said(manifest: Manifest, card: dict[str, Any], template: str) -> set
 def _invented(card: str, manifest: Manifest, recipe: dict[str, Any], template: str) -> set[str]:
     for digest in manifest.listed_files().values():
         card = card.replace(f"{digest.sha256[:16]}…", "")  # a digest cut short is no number
+    for corpus in manifest.corpora.values():
+        for clip in corpus.clips:
+            card = card.replace(f"{clip.samples_sha256[:16]}…", "")
     body = card.split("---\n", 2)[2]
     return set(NUMBER.findall(body)) - _may_be_said(manifest, recipe["card"], template)
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hubpub.corpus.audio import Fingerprint, Samples, decode, resample, samples_sha256
+from hubpub.corpus.audio import SampleDigest, Samples, decode, resample, samples_sha256
 from hubpub.errors import AudioError
 
 RATE = 8000
@@ -58,10 +58,10 @@ def test_a_changed_sample_or_rate_changes_the_digest() -> None:
 @settings(max_examples=50, deadline=None)
 def test_the_digest_does_not_depend_on_blocks(samples: Samples, data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(samples)))
-    fingerprint = Fingerprint(RATE)
-    fingerprint.update(samples[:cut])
-    fingerprint.update(samples[cut:])
-    assert fingerprint.hexdigest() == samples_sha256(samples, RATE)
+    digest = SampleDigest(RATE)
+    digest.update(samples[:cut])
+    digest.update(samples[cut:])
+    assert digest.hexdigest() == samples_sha256(samples, RATE)
 
 
 def test_channels_are_averaged(tmp_path: Path) -> None:

@@ -7,14 +7,21 @@ from typing import Any
 import pytest
 import soundfile
 
-from hubpub.corpus.audio import decode
+from hubpub.corpus.audio import decode, resample
 from hubpub.corpus.corpus import Corpus
-from hubpub.corpus.disjoint import check_disjoint, overlaps
+from hubpub.corpus.disjoint import Proof, check_disjoint, overlaps
 from hubpub.corpus.prepare import prepare
 from hubpub.corpus.spec import CorpusSpec, Role
 from hubpub.errors import OverlapError
 
 Make = Callable[..., Corpus]
+
+FOLDERS: dict[int, Path] = {}
+"""Where the corpora of a test were prepared, by their identity."""
+
+
+def check(corpora: dict[str, Corpus]) -> Proof:
+    return check_disjoint(corpora, {name: FOLDERS[id(corpus)] for name, corpus in corpora.items()})
 
 
 @pytest.fixture
@@ -25,6 +32,10 @@ def make(two_cities_wav: Path, tmp_path: Path) -> Make:
     for name, subtype in [("b.wav", "PCM_24"), ("c.wav", "FLOAT"), ("d.flac", "PCM_16")]:
         files[name] = tmp_path / name
         soundfile.write(files[name], whole.samples, whole.rate, subtype=subtype)
+    loud = resample(whole.samples, whole.rate, 22_050) * 1.4
+    for name, subtype in [("e.mp3", "MPEG_LAYER_III"), ("f.ogg", "VORBIS")]:
+        files[name] = tmp_path / name
+        soundfile.write(files[name], loud, 22_050, subtype=subtype, compression_level=0.9)
     part = decode(two_cities_wav, (5, 7))
     files["part.wav"] = tmp_path / "part.wav"
     soundfile.write(files["part.wav"], part.samples, part.rate, subtype="FLOAT")
@@ -34,7 +45,10 @@ def make(two_cities_wav: Path, tmp_path: Path) -> Make:
         defaults = {"source": "s", "license": "CC0-1.0"}
         spec = CorpusSpec.model_validate({"role": role, "defaults": defaults, "clips": numbered})
         prepared.count += 1  # type: ignore[attr-defined]
-        return prepare(spec, files, tmp_path / f"corpus{prepared.count}")  # type: ignore[attr-defined]
+        folder = tmp_path / f"corpus{prepared.count}"  # type: ignore[attr-defined]
+        corpus = prepare(spec, files, folder)
+        FOLDERS[id(corpus)] = folder
+        return corpus
 
     prepared.count = 0  # type: ignore[attr-defined]
     return prepared
@@ -54,6 +68,13 @@ LEAKS = {
         {"audio": "a.wav", "crop": [3 - 1 / 48_000, 4]},
         "share 2.99998-3 s",
     ),
+    "louder MP3 at another rate": ({"audio": "a.wav", "crop": [3, 8]}, {"audio": "e.mp3"}, "sound alike: "),
+    "crop of a Vorbis copy": (
+        {"audio": "f.ogg", "crop": [20.25, 23]},
+        {"audio": "a.wav"},
+        "sound alike: 0.0-2.8 s of the one is 20.2-23.0 s of the other (correlation 0.9",
+    ),
+    "two codecs": ({"audio": "e.mp3", "crop": [1, 9]}, {"audio": "f.ogg", "crop": [6, 20]}, "sound alike: "),
     "a crop saved as a file": ({"audio": "part.wav"}, {"audio": "a.wav", "crop": [5, 7]}, "same samples"),
 }
 
@@ -63,7 +84,7 @@ def test_planted_leaks_are_found_with_both_names(make: Make, leak: str) -> None:
     calibration, evaluation, how = LEAKS[leak]
     corpora = {"cal": make("calibration", calibration), "test": make("evaluation", evaluation)}
     with pytest.raises(OverlapError) as caught:
-        check_disjoint(corpora)
+        check(corpora)
     for part in ("clip c0 of cal", "clip e0 of test", how):
         assert part in str(caught.value)
     assert str(caught.value).count("\n") == 0
@@ -74,14 +95,15 @@ def test_neighbouring_crops_and_other_audio_are_disjoint(make: Make) -> None:
         "cal": make("calibration", {"audio": "a.wav", "crop": [1, 3]}, {"audio": "part.wav"}),
         "test": make("evaluation", {"audio": "d.flac", "crop": [3, 5]}, {"audio": "a.wav", "crop": [0, 1]}),
     }
-    check_disjoint(corpora)
+    proof = check(corpora)
+    assert proof == Proof(2, 4.0, 2, 3.0, by_digest_only=0)
     assert overlaps(corpora) == ()
 
 
 def test_corpora_of_one_role_may_share_audio(make: Make) -> None:
     clip = {"audio": "a.wav", "crop": [1, 3]}
-    check_disjoint({"x": make("evaluation", clip), "y": make("evaluation", clip)})
-    check_disjoint({"x": make("calibration", clip), "y": make("calibration", clip)})
+    check({"x": make("evaluation", clip), "y": make("evaluation", clip)})
+    check({"x": make("calibration", clip), "y": make("calibration", clip)})
 
 
 def test_all_violations_are_told_at_once(make: Make) -> None:
@@ -98,5 +120,5 @@ def test_all_violations_are_told_at_once(make: Make) -> None:
         ("c2", "y", "e0"),
     ]
     with pytest.raises(OverlapError) as caught:
-        check_disjoint(corpora)
+        check(corpora)
     assert str(caught.value).count("\n") == 2

@@ -100,7 +100,7 @@ def test_errors_name_the_clip_as_the_recipe_does(files: dict[str, Path], tmp_pat
 @pytest.mark.parametrize(("content", "message"), [(b"\xff\xfe\x00", "not UTF-8"), (b" \n", "empty")])
 def test_bad_transcripts(files: dict[str, Path], tmp_path: Path, content: bytes, message: str) -> None:
     files["s/x.lab"].write_bytes(content)
-    with pytest.raises(AudioError, match=rf"^s/x\.lab: the transcript is {message}"):
+    with pytest.raises(AudioError, match=rf"^s/x\.lab: .*{message}"):
         prepare(spec(CLIPS[0]), files, tmp_path / "out")
 
 

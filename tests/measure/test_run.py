@@ -153,7 +153,9 @@ def test_inputs_of_other_types_are_cast(speech: Speech, mel_model: Model) -> Non
     check_folder(client(), mel_model(input_type=TensorProto.FLOAT16), run="half")
 
 
-@pytest.mark.parametrize("features", ["waveform", "whisper80", "kaldi", "wespeaker", "gigaam_v2", "nemo128"])
+@pytest.mark.parametrize(
+    "features", ["waveform", "whisper80", "kaldi", "wespeaker", "campplus", "gigaam_v2", "nemo128"]
+)
 def test_every_kind_of_features_reaches_the_model(speech: Speech, tmp_path: Path, features: str) -> None:
     rank = 2 if features == "waveform" else 3
     shape = [f"d{i}" for i in range(rank)]
@@ -175,7 +177,7 @@ def test_every_kind_of_features_reaches_the_model(speech: Speech, tmp_path: Path
     assert array.ndim == rank
     if features == "waveform":
         np.testing.assert_array_equal(array[0], samples)
-    if features == "wespeaker":
+    if features in ("wespeaker", "campplus"):
         np.testing.assert_allclose(array.mean(axis=1), 0, atol=1e-3)
 
 

@@ -128,7 +128,7 @@ def replaced(path: tuple[str | int, ...], value: Any) -> Any:
 
 
 # What this schema does not say: that the clips of a corpus are told apart and documented, that one of two is needed.
-BEYOND = {"source", "license", "max", "min", "text", "text_from", "crop", "include"}
+BEYOND = {"source", "license", "max", "min", "text", "text_from", "crop", "include", "clips"}
 
 
 def test_what_the_models_accept_the_schema_accepts() -> None:

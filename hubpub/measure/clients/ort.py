@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from hubpub.corpus.audio import Samples
 
 Features = Literal[
-    "waveform", "whisper80", "whisper128", "nemo80", "nemo128", "kaldi", "wespeaker", "gigaam_v2", "gigaam_v3"
+    "waveform",
+    "whisper80",
+    "whisper128",
+    "nemo80",
+    "nemo128",
+    "kaldi",
+    "wespeaker",
+    "campplus",
+    "gigaam_v2",
+    "gigaam_v3",
 ]
 _FLOATS = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
 _INTEGERS = {"tensor(int64)": "int64", "tensor(int32)": "int32"}
@@ -31,7 +40,9 @@ class OnnxRuntime(Client):
 
     client: Literal["onnxruntime"]
     model: str = Field(min_length=1, description="The ONNX file, by its published name.")
-    features: Features = Field(description="What the model takes, computed by onnx-asr's own NumPy preprocessors.")
+    features: Features = Field(
+        description="What the model takes, computed by onnx-asr's own NumPy preprocessors; `campplus` by hubpub's."
+    )
     output: str | None = Field(default=None, description="Name of the output to compare; default: the first.")
     segment: Annotated[Whole | SilenceWindows, Field(discriminator="by")] = Field(
         default=Whole(), description="How long audio is cut."
@@ -109,6 +120,8 @@ def _preprocessor(name: Features) -> Any:
 
     if name == "waveform":
         return IdentityPreprocessor()
+    if name == "campplus":
+        return _campplus
     if name == "wespeaker":
         return _mean_subtracted(numpy_features.KaldiPreprocessorNumpy(name))
     families = {
@@ -118,6 +131,16 @@ def _preprocessor(name: Features) -> Any:
         "gigaam": numpy_features.GigaamPreprocessorNumpy,
     }
     return next(make(name) for family, make in families.items() if name.startswith(family))
+
+
+def _campplus(waveforms: Any, lengths: Any) -> Any:
+    """Kaldi's filter banks of samples between -1 and 1, the mean taken off, as 3D-Speaker's models were trained."""
+    import numpy as np
+
+    from hubpub.corpus.features import Fbank
+
+    features = Fbank(mean=True)(waveforms[0])
+    return features[None], np.full_like(lengths, len(features))
 
 
 def _mean_subtracted(preprocess: Any) -> Any:
