@@ -12,11 +12,20 @@ from hubpub.build.run import Known, Origins, input_digests, sidecars, source_fil
 from hubpub.build.script import ScriptTask
 from hubpub.build.seal import check_seals
 from hubpub.build.task import EVERYTHING, Inputs, Ref, Task
-from hubpub.build.tasks import ClientTask, CorpusTask, DisjointTask, MetricsTask, TransformTask
+from hubpub.build.tasks import (
+    CALIBRATION,
+    CalibratedTask,
+    ClientTask,
+    CorpusTask,
+    DisjointTask,
+    MetricsTask,
+    TransformTask,
+)
 from hubpub.errors import HubpubError, nearest
 from hubpub.recipe import LoadedRecipe, Lock, locked_file
 from hubpub.source import SourceContext
 from hubpub.store import FileDigest, Result, Store
+from hubpub.transform.base import Calibrated
 
 
 @dataclass(frozen=True)
@@ -223,7 +232,11 @@ class _Layout:
         for index, transform in enumerate(rule.chain):
             name = f"files/{path}#{index + 1}"
             where = self.loaded.where("files", path, "chain", index)
-            self.tasks[name] = TransformTask(name, transform, inputs, primary, target, where=where)
+            if isinstance(transform, Calibrated) and transform.calibrate:
+                corpus = (CALIBRATION, Ref(self.corpus(transform.calibrate.corpus), EVERYTHING))
+                self.tasks[name] = CalibratedTask(name, transform, (*inputs, corpus), primary, target, where=where)
+            else:
+                self.tasks[name] = TransformTask(name, transform, inputs, primary, target, where=where)
             ref, inputs, primary = Ref(name, target), (("", Ref(name, EVERYTHING)),), target
         return ref
 

@@ -18,7 +18,7 @@ from hubpub.build.plan import Plan
 from hubpub.build.run import Done
 from hubpub.build.script import ScriptTask
 from hubpub.build.task import Task, distribution_version
-from hubpub.build.tasks import MEASUREMENTS, OBSERVED, ClientTask, CorpusTask, MetricsTask, marked
+from hubpub.build.tasks import MEASUREMENTS, OBSERVED, CalibratedTask, ClientTask, CorpusTask, MetricsTask, marked
 from hubpub.card import render_card
 from hubpub.card.render import PROSE
 from hubpub.corpus.corpus import INDEX, Corpus
@@ -253,9 +253,14 @@ def _manifest(
 
 
 def _provisional(plan: Plan) -> tuple[str, ...]:
-    """The calibration corpora of this build that stand in for others."""
-    specs = {task.name.removeprefix("corpora/"): task.spec for task in plan.tasks if isinstance(task, CorpusTask)}
-    return tuple(f"{name} stands in for {spec.stand_in_for}" for name, spec in specs.items() if spec.stand_in_for)
+    """The corpora that files were calibrated on and that stand in for others."""
+    read = {ref.origin for task in plan.tasks if isinstance(task, CalibratedTask) for _, ref in task.inputs}
+    specs = {task.name: task.spec for task in plan.tasks if isinstance(task, CorpusTask) and task.name in read}
+    return tuple(
+        f"{name.removeprefix('corpora/')} stands in for {spec.stand_in_for}"
+        for name, spec in specs.items()
+        if spec.stand_in_for
+    )
 
 
 def _measurements(plan: Plan, done: Mapping[str, Done], store: Store, observed: bool) -> Iterator[Measurement]:

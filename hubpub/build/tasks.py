@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 from hubpub.build.task import Inputs, Outcome, Room, Task, named_for_the_reader
 from hubpub.corpus.corpus import Corpus
 from hubpub.corpus.disjoint import check_disjoint
+from hubpub.corpus.feed import LIBRARIES as FEED_LIBRARIES
 from hubpub.corpus.prepare import LIBRARIES as CORPUS_LIBRARIES
 from hubpub.corpus.prepare import VERSION as CORPUS_VERSION
 from hubpub.corpus.prepare import prepare
 from hubpub.corpus.rows import LIBRARIES as DATASET_LIBRARIES
 from hubpub.corpus.spec import CorpusSpec
-from hubpub.errors import OnnxFileError, StepError
+from hubpub.errors import MeasureError, OnnxFileError, StepError
 from hubpub.measure.clients.base import Client
 from hubpub.measure.machine import machine
 from hubpub.measure.measurement import Measurement
@@ -25,7 +26,8 @@ from hubpub.measure.run import run_client
 from hubpub.onnxfile.marks import is_synthetic
 from hubpub.recipe import RunSpec
 from hubpub.store import copy_file
-from hubpub.transform.base import Transform
+from hubpub.transform.base import Calibrated, Transform
+from hubpub.transform.calibration.windows import CorpusWindows
 
 MEASUREMENTS, OBSERVED = "measurements.json", "observed.json"
 
@@ -58,6 +60,32 @@ class TransformTask(Task):
         try:
             return Outcome(self.transform.apply(room.inputs / self.primary, room.outputs / self.target, room.progress))
         except (OnnxFileError, StepError) as error:
+            raise named_for_the_reader(error, self.where, room.inputs, room.outputs) from error
+
+
+CALIBRATION = "calibration"
+"""Where a calibrated transformation finds its prepared corpus, below its inputs."""
+
+
+class CalibratedTask(TransformTask):
+    """A transformation that is shown audio of a calibration corpus first; goes on where it was interrupted."""
+
+    def __init__(
+        self, name: str, transform: Calibrated, inputs: Inputs, primary: str, target: str, *, where: str
+    ) -> None:
+        super().__init__(name, transform, inputs, primary, target, where=where)
+        self.calibrated = transform
+        self.libraries = tuple(sorted({*transform.libraries, *FEED_LIBRARIES}))
+
+    def run(self, room: Room) -> Outcome:
+        """Calibrate and apply it."""
+        spec, model = self.calibrated.calibrate, room.inputs / self.primary
+        assert spec is not None
+        try:
+            windows = CorpusWindows(room.inputs / CALIBRATION, spec, model)
+            target = room.outputs / self.target
+            return Outcome(self.calibrated.apply_calibrated(model, target, windows, room.resume, room.progress))
+        except (OnnxFileError, StepError, MeasureError) as error:
             raise named_for_the_reader(error, self.where, room.inputs, room.outputs) from error
 
 

@@ -15,6 +15,7 @@ from hubpub.gate import GateSpec, impossible
 from hubpub.recipe.document import Document, Loc
 from hubpub.recipe.model import PATTERNS, REFERENCE, PublishSpec, Recipe, RunSpec
 from hubpub.recipe.variants import report
+from hubpub.transform.base import Calibrated
 
 RESERVED = ("readme.md", "hubpub.json", "recipe", "measurements")
 """Names at the top of a release that hubpub writes itself, case folded."""
@@ -30,7 +31,19 @@ _MAX_SEGMENT, _MAX_PATH = 255, 1024
 
 def check(recipe: Recipe, document: Document, folder: Path) -> list[Problem]:
     """All problems, in the order of the file."""
-    parts = (_names, _references, _local_files, _published_paths, _cycles, _seals, _runs, _gates, _template, _publish)
+    parts = (
+        _names,
+        _references,
+        _local_files,
+        _published_paths,
+        _cycles,
+        _seals,
+        _calibrations,
+        _runs,
+        _gates,
+        _template,
+        _publish,
+    )
     return report(document, (found for part in parts for found in part(recipe, folder)))
 
 
@@ -227,6 +240,24 @@ def _seals(recipe: Recipe, _: Path) -> Found:
         if reference in sealed and not named_by_sealed:
             owner = sealed[reference]
             yield loc, f"{reference!r} belongs to the sealed corpus {owner!r}: only `measure` may read it"
+
+
+def _calibrations(recipe: Recipe, _: Path) -> Found:
+    for path in recipe.files:
+        for index, transform in enumerate(recipe.rule(path).chain):
+            if not isinstance(transform, Calibrated):
+                continue
+            loc: Loc = ("files", path, "chain", index)
+            if transform.calibrate is None:
+                yield loc, f"{transform.transform} needs `calibrate`: a corpus, and the features that the model takes"
+                continue
+            name = transform.calibrate.corpus
+            corpus = recipe.corpora.get(name)
+            if corpus is None:
+                suggestion = nearest(name, recipe.corpora)
+                yield (*loc, "calibrate", "corpus"), f"there is no corpus {name!r}{suggestion}"
+            elif corpus.role != "calibration":
+                yield (*loc, "calibrate", "corpus"), f"{name!r} is for {corpus.role}; calibrate on another"
 
 
 def _runs(recipe: Recipe, _: Path) -> Found:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from hubpub.errors import StepError
+from hubpub.transform.calibration.windows import Calibration
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,6 +58,10 @@ class Windows(Protocol):
 
 class Calibrated(Transform):
     """A transformation that looks at the model's values on real input first; call `apply_calibrated`."""
+
+    calibrate: Calibration | None = Field(
+        default=None, description="What it looks at; a recipe has to say it: corpus, features, segment, count."
+    )
 
     def apply(self, model: Path, target: Path, progress: Progress) -> Facts:
         """Refuse: there is no input to look at.

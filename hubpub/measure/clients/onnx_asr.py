@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from hubpub.corpus.segment import Segmentation, SilenceWindows, VadSegments, Whole
 from hubpub.measure.clients.base import PROVIDERS, Client, Loaded, Output
-from hubpub.measure.segment import Segmentation, SilenceWindows, VadSegments, Whole
 
 if TYPE_CHECKING:
     from hubpub.corpus.audio import Samples
@@ -81,7 +81,7 @@ class _Windowed:
         self._model, self._segment, self._language = model, segment, language
 
     def run(self, samples: Samples) -> Output:
-        windows = self._segment.windows(samples, 16_000) if isinstance(self._segment, SilenceWindows) else [samples]
+        windows = self._segment.windows(samples, 16_000)
         texts = [self._model.recognize(window, **self._language) for window in windows]
         return Output(segments=len(texts), text=_join(texts))
 

@@ -8,27 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from hubpub.corpus.feed import FEATURES_HELP, Features, Feed, Input
+from hubpub.corpus.segment import SilenceWindows, Whole
 from hubpub.errors import MeasureError
 from hubpub.measure.clients.base import PROVIDERS, Client, Loaded, Output
-from hubpub.measure.segment import SilenceWindows, Whole
 
 if TYPE_CHECKING:
     from hubpub.corpus.audio import Samples
-
-Features = Literal[
-    "waveform",
-    "whisper80",
-    "whisper128",
-    "nemo80",
-    "nemo128",
-    "kaldi",
-    "wespeaker",
-    "campplus",
-    "gigaam_v2",
-    "gigaam_v3",
-]
-_FLOATS = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
-_INTEGERS = {"tensor(int64)": "int64", "tensor(int32)": "int32"}
 
 
 class OnnxRuntime(Client):
@@ -40,9 +26,7 @@ class OnnxRuntime(Client):
 
     client: Literal["onnxruntime"]
     model: str = Field(min_length=1, description="The ONNX file, by its published name.")
-    features: Features = Field(
-        description="What the model takes, computed by onnx-asr's own NumPy preprocessors; `campplus` by hubpub's."
-    )
+    features: Features = Field(description=FEATURES_HELP)
     output: str | None = Field(default=None, description="Name of the output to compare; default: the first.")
     segment: Annotated[Whole | SilenceWindows, Field(discriminator="by")] = Field(
         default=Whole(), description="How long audio is cut."
@@ -82,72 +66,14 @@ class OnnxRuntime(Client):
 class _Session:
     def __init__(self, session: Any, spec: OnnxRuntime) -> None:
         self._session, self._segment = session, spec.segment
-        self._preprocess = _preprocessor(spec.features)
-        inputs = session.get_inputs()
-        self._features = next((i for i in inputs if i.type in _FLOATS), None)
-        self._length = next((i for i in inputs if i.type in _INTEGERS), None)
-        left = [i.name for i in inputs if i not in (self._features, self._length)]
-        if self._features is None or left:
-            more = f" and {len(left) - 1} more inputs" if len(left) > 1 else ""
-            wanted = f"needs {left[0]}{more} too" if left else "takes no floating-point input"
-            raise MeasureError(f"{spec.model} {wanted}", fix="measure a model that takes audio features alone")
+        inputs = (Input(i.name, i.type.removeprefix("tensor(").rstrip(")"), len(i.shape)) for i in session.get_inputs())
+        self._feed = Feed(spec.features, inputs, spec.model)
         names = [o.name for o in session.get_outputs()]
         if spec.output is not None and spec.output not in names:
             raise MeasureError(f"{spec.model} has no output {spec.output}", fix=f"choose from {', '.join(names)}")
         self._output = spec.output or names[0]
 
     def run(self, samples: Samples) -> Output:
-        windows = self._segment.windows(samples, 16_000) if isinstance(self._segment, SilenceWindows) else [samples]
-        arrays = tuple(self._run_window(window) for window in windows)
+        windows = self._segment.windows(samples, 16_000)
+        arrays = tuple(self._session.run([self._output], self._feed(window))[0] for window in windows)
         return Output(segments=len(arrays), arrays=arrays)
-
-    def _run_window(self, window: Samples) -> Any:
-        import numpy as np
-
-        features, lengths = self._preprocess(window[None], np.array([len(window)], dtype=np.int64))
-        assert self._features is not None
-        if features.ndim == 2 and len(self._features.shape) == 3:
-            features = features[:, None]
-        feed = {self._features.name: features.astype(_FLOATS[self._features.type])}
-        if self._length is not None:
-            feed[self._length.name] = lengths.astype(_INTEGERS[self._length.type])
-        return self._session.run([self._output], feed)[0]
-
-
-def _preprocessor(name: Features) -> Any:
-    from onnx_asr.preprocessors import numpy_preprocessor as numpy_features
-    from onnx_asr.preprocessors.preprocessor import IdentityPreprocessor
-
-    if name == "waveform":
-        return IdentityPreprocessor()
-    if name == "campplus":
-        return _campplus
-    if name == "wespeaker":
-        return _mean_subtracted(numpy_features.KaldiPreprocessorNumpy(name))
-    families = {
-        "whisper": numpy_features.WhisperPreprocessorNumpy,
-        "nemo": numpy_features.NemoPreprocessorNumpy,
-        "kaldi": numpy_features.KaldiPreprocessorNumpy,
-        "gigaam": numpy_features.GigaamPreprocessorNumpy,
-    }
-    return next(make(name) for family, make in families.items() if name.startswith(family))
-
-
-def _campplus(waveforms: Any, lengths: Any) -> Any:
-    """Kaldi's filter banks of samples between -1 and 1, the mean taken off, as 3D-Speaker's models were trained."""
-    import numpy as np
-
-    from hubpub.corpus.features import Fbank
-
-    features = Fbank(mean=True)(waveforms[0])
-    return features[None], np.full_like(lengths, len(features))
-
-
-def _mean_subtracted(preprocess: Any) -> Any:
-    """What onnx-asr's speaker embedder does after its preprocessor."""
-
-    def run(waveforms: Any, lengths: Any) -> Any:
-        features, feature_lengths = preprocess(waveforms, lengths)
-        return features - features.mean(axis=1, keepdims=True), feature_lengths
-
-    return run

@@ -23,6 +23,10 @@ class Whole(_Frozen):
         """In words."""
         return "clips in one pass"
 
+    def windows(self, samples: Samples, rate: int) -> list[Samples]:
+        """The clip itself."""
+        return [samples]
+
 
 class SilenceWindows(_Frozen):
     """Windows that end at the quietest place near their greatest length."""

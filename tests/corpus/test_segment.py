@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from hubpub.corpus.audio import decode, resample
-from hubpub.measure.segment import Segmentation, SilenceWindows
+from hubpub.corpus.segment import Segmentation, SilenceWindows
 
 SEGMENTATION: TypeAdapter[Any] = TypeAdapter(Segmentation)
 
