@@ -5,6 +5,7 @@ Each row breaks one thing while a second release follows a first one, and says h
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +91,10 @@ CASES = [
     refused("LFS put 403", LFS_PUT, 403, "the token may not do this", method="PUT"),
     passing("LFS put cut on the way", LFS_PUT, method="PUT", cut_request_after=1 << 16),
     passing("LFS put slow", LFS_PUT, method="PUT", delay=1.0),
+    Case("part with a wrong ETag", {"path": LFS_PUT, "method": "PUT", "headers": {"ETag": '"0"'}}, "old", 1, "refuses"),
+    passing("complete 503 once", "/_lfs/complete", status=503),
+    passing("complete done, answer lost", "/_lfs/complete", after=True),
+    refused("complete 403", "/_lfs/complete", 403, "the token may not do this"),
     refused("LFS put, disk full", LFS_PUT, 507, "storage is full", method="PUT"),
     # contents over Xet
     refused("Xet token 403", TOKEN, 403, "token", xet=True),
@@ -133,7 +138,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
-    with LocalHub(tmp_path_factory.mktemp("hub")) as hub:
+    with LocalHub(tmp_path_factory.mktemp("hub"), multipart_bytes=1 << 20) as hub:  # contents come in two parts
         yield hub
 
 
@@ -163,3 +168,26 @@ def test_the_old_or_the_new(case: Case, hub: LocalHub, tmp_path: Path) -> None:
         stage.run("publish", new, "--repo", stage.repo)  # nothing is in the way of the next try
     assert stage.holds(new)
     assert len(hub.commits(stage.repo)) == len(before) + 1
+
+
+def test_a_token_that_is_revoked_midway(hub: LocalHub, tmp_path: Path) -> None:
+    """Contents are sent, and the commit is not accepted any more; another token finishes the work."""
+    old, new = make_release(tmp_path / "old"), make_release(tmp_path / "new", {**FILES, "config.json": b"{}\n"})
+    stage = Stage(hub, tmp_path, xet=False, token=hub.token(user="leaver"), repo="leaver/revoked")
+    hub.seed(stage.repo, old)
+    hub.clear_requests()
+    hub.fault(COMMIT, delay=2.0)
+    running = stage.start("publish", new, "--repo", stage.repo)
+    end = time.monotonic() + 60
+    while not any(PREUPLOAD in each.path for each in hub.requests):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    hub.revoke(stage.token)
+    _, said = running.communicate(timeout=60)
+    hub.clear_faults()
+    assert running.returncode == 1, said
+    assert "log in with `hf auth login`" in said
+    assert stage.holds(old)
+    stage.token = hub.token()
+    stage.run("publish", new, "--repo", stage.repo)
+    assert stage.holds(new)
