@@ -85,7 +85,7 @@ class SmoothQuant:
         searched = self._params.alpha == "search"
         budget = max(_ROW_BYTES, int(_ROW_SHARE * sum(self._weights.nbytes(c) for c in self._weights.constants())))
         total = min(_ROWS if searched else _ROWS_TO_REPORT, budget // (4 * sum(inputs.values())))
-        count = max(-(-total // len(self._windows)), 1)
+        count = max(-(-total // max(len(self._windows), 1)), 1)
         extremes = {name: Extremes(name, width, self._split) for name, width in inputs.items()}
         rows = {name: Rows(name, width, count) for name, width in inputs.items()}
         seen = observe(
