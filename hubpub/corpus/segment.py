@@ -53,8 +53,9 @@ class SilenceWindows(_Frozen):
         longest, search, around, step = (max(1, round(s * rate)) for s in (self.max_s, self.search_s, 0.1, 0.01))
         start, windows = 0, []
         while len(samples) - start > longest:
-            places = np.arange(start + longest - search, start + longest + 1, step)
-            places = places[places > start]
+            first, last = max(start + longest - search, start + 1), start + longest
+            last = max(first, min(last, len(samples) - around))  # clients stumble over a few samples that are left
+            places = np.arange(first, last + 1, step)
             loudness = power[np.minimum(places + around, len(samples))] - power[np.maximum(places - around, 0)]
             cut = int(places[loudness.argmin()])
             windows.append(samples[start:cut])

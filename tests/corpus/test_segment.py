@@ -51,6 +51,15 @@ def test_silence_and_clips_shorter_than_a_window() -> None:
     assert sum(len(w) for w in windows.windows(np.zeros(50_000, dtype=np.float32), 16_000)) == 50_000
 
 
+@pytest.mark.parametrize("more", [1, 2, 1000, 1600, 1601])
+def test_no_window_is_a_scrap(more: int) -> None:
+    """One sample more than a window holds: onnx-asr takes an array of one sample for no audio at all."""
+    silence = np.zeros(30 * 16_000 + more, dtype=np.float32)
+    windows = SilenceWindows(by="silence", max_s=30, search_s=5).windows(silence, 16_000)
+    assert sum(map(len, windows)) == len(silence)
+    assert min(map(len, windows)) >= 1600
+
+
 @pytest.mark.parametrize(
     "bad",
     [
