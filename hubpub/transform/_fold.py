@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from hubpub.transform._weights import Constant, Reference, Scope, Weights, attribute, has_input
+from hubpub.transform._qdq import readers_of
+from hubpub.transform._weights import Constant, Reference, Weights, attribute, has_input
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,17 +35,7 @@ class Folder:
         self._sharers: dict[Constant, int] = {}
         for layer in layers:
             self._sharers[layer.weight] = self._sharers.get(layer.weight, 0) + 1
-        self._readers: dict[tuple[Scope, str], set[Reference]] = {}
-        for scope in weights.scopes:
-            for index, node in enumerate(scope.nodes):
-                for position, name in enumerate(node.input):
-                    self._read(scope, name, (scope, index, position))
-            for position, value in enumerate(scope.proto.output):
-                self._read(scope, value.name, (scope, -1, position))
-
-    def _read(self, scope: Scope, name: str, reference: Reference) -> None:
-        if name and (owner := scope.owner(name)):
-            self._readers.setdefault((owner, name), set()).add(reference)
+        self._readers = readers_of(weights)
 
     def fold(self, value: str, factors: Array, readers: set[Reference]) -> str:
         """Multiply each index of the last axis of a value of the main graph by a factor, where it is made.

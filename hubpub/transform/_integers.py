@@ -61,7 +61,7 @@ def rewrite_file(
         rewrite: gives its ledger, for each fused product the name of its integers (by layer name), and further facts.
 
     Returns:
-        ``layers``, ``not_integer`` (weights of products that stay float, why), ``skipped`` and ``small`` (see
+        ``layers``, ``not_integer`` (weight, reason, bytes of what stays float), ``skipped`` and ``small`` (see
         `hubpub.transform._ledger`), ``bytes_in``, ``bytes_out``, ``fused`` (see `fused_facts`), and those of
         ``rewrite``.
 
@@ -84,6 +84,7 @@ def rewrite_file(
         weights.refuse_quantized()
         refuse_narrow(weights)
         ledger, integers, facts = rewrite(weights, scratch)
+        sizes = [weights.nbytes(constant) for constant in ledger.reasons]
         weights.drop_unused()
         rest = Weights(file, scratch, where)
         others = _store_others(rest, plan)
@@ -98,7 +99,10 @@ def rewrite_file(
     left = others.facts(rest, plan.min_elements)
     return {
         "layers": [*ledger.layers, *others.layers],
-        "not_integer": {constant.name: reason for constant, reason in ledger.reasons.items()},
+        "not_integer": [
+            {"weight": constant.name, "reason": reason, "bytes": nbytes}
+            for (constant, reason), nbytes in zip(ledger.reasons.items(), sizes, strict=True)
+        ],
         "skipped": left["skipped"],
         "small": left["small"],
         **facts,

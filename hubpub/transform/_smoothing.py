@@ -17,9 +17,8 @@ from hubpub.transform._fold import Folder
 from hubpub.transform._int8_layers import Group, Layer, find_layers, group
 from hubpub.transform._integers import nothing_to_do, state_folder
 from hubpub.transform._ledger import Ledger
-from hubpub.transform._qdq import QdqWriter, check_opset, node
+from hubpub.transform._qdq import QdqWriter, check_opset, replace_product
 from hubpub.transform._smooth import Half, Smoothing
-from hubpub.transform._weights import has_input
 from hubpub.transform.calibration.observe import Observations, observe
 from hubpub.transform.calibration.probes import Extremes, Rows, Tail
 
@@ -204,7 +203,7 @@ class SmoothQuant:
             else:
                 left = writer.activation(scope, index, left, scale, zero)
                 right, integers[layer.name] = writer.weight(scope, index, layer.weight, form, values, steps)
-            self._replace(layer, left, right)
+            replace_product(self._weights, layer, left, right)
             if layer is first:
                 sizes = self._weights.nbytes(layer.weight), values.nbytes + steps.nbytes
                 self._ledger.enter(
@@ -230,19 +229,6 @@ class SmoothQuant:
             "output_snr_db": round(smoothing.snr_db, 2),
             "columns_rescaled": rescaled,
         }
-
-    def _replace(self, layer: Layer, left: str, right: str) -> None:
-        """Let the node be a MatMul of the two, and an Add if it was a Gemm with a bias."""
-        old, weights = layer.use.node, self._weights
-        if old.op_type == "MatMul":
-            old.input[0], old.input[1] = left, right
-            return
-        output, bias = old.output[0], old.input[2] if has_input(old, 2) else ""
-        product = weights.new_name(f"{output}_product") if bias else output
-        nodes = [node("MatMul", [left, right], product)]
-        if bias:
-            nodes.append(node("Add", [product, bias], output))
-        layer.use.scope.instead[layer.use.index] = nodes
 
 
 def _power(values: Array) -> float:
