@@ -26,6 +26,10 @@ STORE_HELP = (
     "How weights that do not run in integers (convolutions, tables, what was skipped) are stored: int8 per channel, "
     "fp16, or fp32 as they were. They are computed in float32 all the same; what `exclude` names is left alone."
 )
+REPORT_HELP = (
+    "Load the result in onnxruntime, in a process of its own that needs the memory, and report which layers it runs in "
+    "integers."
+)
 STORE_FP16_HELP = "Globs of weights of these that are stored at 16 bits, whatever store_others says."
 TARGET_HELP = (
     "Where it shall run. x86 = also on AVX2 and AVX512 without VNNI, where pairs of products saturate at 16 bits: "
@@ -42,6 +46,7 @@ class Plan:
     store_fp16: tuple[str, ...]
     exclude: tuple[str, ...]
     min_elements: int
+    report_runtime: bool
 
 
 def rewrite_file(
@@ -108,7 +113,7 @@ def rewrite_file(
         **facts,
         "bytes_in": bytes_in,
         "bytes_out": bytes_out,
-        "fused": fused_facts(model, target, integers),
+        "fused": fused_facts(model, target, integers) if plan.report_runtime else None,
     }
 
 

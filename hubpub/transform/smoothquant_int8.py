@@ -16,7 +16,16 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from hubpub.transform._integers import STORE_FP16_HELP, STORE_HELP, TARGET_HELP, Plan, StoreOthers, Target, rewrite_file
+from hubpub.transform._integers import (
+    REPORT_HELP,
+    STORE_FP16_HELP,
+    STORE_HELP,
+    TARGET_HELP,
+    Plan,
+    StoreOthers,
+    Target,
+    rewrite_file,
+)
 from hubpub.transform.base import Calibrated, Facts, Progress, Windows
 from hubpub.transform.layout import LAYOUT_HELP, Layout
 
@@ -60,6 +69,7 @@ class SmoothQuantInt8(Calibrated):
         description="smoothed_fp32 = stop after smoothing: float32, equal to the source, easy to quantize.",
     )
     threads: int = Field(default=0, ge=0, description="Of the calibration, 0 = all cores. The result is the same.")
+    report_runtime: bool = Field(default=True, description=REPORT_HELP)
 
     def apply_calibrated(
         self, model: Path, target: Path, windows: Windows, resume: Path | None, progress: Progress
@@ -84,7 +94,7 @@ class SmoothQuantInt8(Calibrated):
 
         store_others = self.store_others if self.output == "int8" else "fp32"
         store_fp16 = self.store_fp16 if self.output == "int8" else ()
-        plan = Plan(self.layout, store_others, store_fp16, self.exclude, self.min_elements)
+        plan = Plan(self.layout, store_others, store_fp16, self.exclude, self.min_elements, self.report_runtime)
         return rewrite_file(
             plan,
             model,

@@ -15,7 +15,16 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from hubpub.transform._integers import STORE_FP16_HELP, STORE_HELP, TARGET_HELP, Plan, StoreOthers, Target, rewrite_file
+from hubpub.transform._integers import (
+    REPORT_HELP,
+    STORE_FP16_HELP,
+    STORE_HELP,
+    TARGET_HELP,
+    Plan,
+    StoreOthers,
+    Target,
+    rewrite_file,
+)
 from hubpub.transform.base import Calibrated, Facts, Progress, Windows
 from hubpub.transform.layout import LAYOUT_HELP, Layout
 from hubpub.transform.smoothquant_int8 import EXCLUDE_HELP
@@ -54,6 +63,7 @@ class StaticInt8(Calibrated):
     exclude: tuple[str, ...] = Field(default=(), description=EXCLUDE_HELP)
     min_elements: int = Field(default=1024, ge=1, description="Weights of fewer elements stay as they are.")
     threads: int = Field(default=0, ge=0, description="Of the calibration, 0 = all cores. The result is the same.")
+    report_runtime: bool = Field(default=True, description=REPORT_HELP)
 
     def apply_calibrated(
         self, model: Path, target: Path, windows: Windows, resume: Path | None, progress: Progress
@@ -74,7 +84,9 @@ class StaticInt8(Calibrated):
         """
         from hubpub.transform._static import Static
 
-        plan = Plan(self.layout, self.store_others, self.store_fp16, self.exclude, self.min_elements)
+        plan = Plan(
+            self.layout, self.store_others, self.store_fp16, self.exclude, self.min_elements, self.report_runtime
+        )
         return rewrite_file(
             plan, model, target, progress, lambda weights, _: Static(weights, self, windows, target, resume).run()
         )
