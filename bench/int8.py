@@ -118,10 +118,9 @@ def neural_compressor(model: Path, target: Path, windows: Windows) -> None:
     from onnx_neural_compressor import data_reader
     from onnx_neural_compressor.quantization import config, quantize
 
-    settings = config.SmoothQuantConfig(alpha=0.5, op_types=["MatMul"], calibration_data_reader=None)
-    quantize(
-        str(model), str(target), settings, calibration_data_reader=reader(windows, data_reader.CalibrationDataReader)
-    )
+    calibration = reader(windows, data_reader.CalibrationDataReader)
+    settings = config.SmoothQuantConfig(alpha=0.5, op_types=["MatMul"], calibration_data_reader=calibration)
+    quantize(str(model), str(target), settings)
 
 
 def main() -> None:
