@@ -62,7 +62,7 @@ def rewrite_file(
         plan: how.
         model: to read.
         target: to write.
-        progress: told of bytes written.
+        progress: told of bytes written; ``rewrite`` tells of the windows.
         rewrite: gives its ledger, for each fused product the name of its integers (by layer name), and further facts.
 
     Returns:
@@ -140,6 +140,12 @@ def nothing_to_do(ledger: Ledger, weights: Weights) -> StepError:
     return StepError(
         f"holds no product that can run in integers{why}", where=weights.where, fix="leave the step out for this model"
     )
+
+
+def window_progress(weights: Weights, windows: int, progress: Progress) -> Callable[[int], None]:
+    """Three quarters of the model's bytes in as many parts as windows are run; writing is about the rest."""
+    part = sum(weights.nbytes(constant) for constant in weights.constants()) * 3 // 4 // max(windows, 1)
+    return lambda count: progress(count * part)
 
 
 @contextlib.contextmanager

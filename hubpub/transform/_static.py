@@ -11,7 +11,7 @@ import numpy as np
 
 from hubpub.transform import _int8_values as i8
 from hubpub.transform._int8_layers import Layer, find_layers
-from hubpub.transform._integers import nothing_to_do, state_folder
+from hubpub.transform._integers import nothing_to_do, state_folder, window_progress
 from hubpub.transform._ledger import Ledger
 from hubpub.transform._qdq import QdqWriter, check_opset, readers_of, replace_product
 from hubpub.transform._smooth import grid_of
@@ -21,7 +21,7 @@ from hubpub.transform.calibration import Range, Ranges, calibrate
 if TYPE_CHECKING:
     import onnx
 
-    from hubpub.transform.base import Facts, Windows
+    from hubpub.transform.base import Facts, Progress, Windows
     from hubpub.transform.static_int8 import StaticInt8
 
     Array = np.ndarray[Any, np.dtype[Any]]
@@ -65,10 +65,17 @@ class Static:
     """One run over a model."""
 
     def __init__(
-        self, weights: Weights, params: StaticInt8, windows: Windows, target: Path, resume: Path | None
+        self,
+        weights: Weights,
+        params: StaticInt8,
+        windows: Windows,
+        target: Path,
+        resume: Path | None,
+        progress: Progress,
     ) -> None:
         self._weights, self._params, self._windows = weights, params, windows
         self._target, self._resume = target, resume
+        self._progress = window_progress(weights, len(windows) * (1 if params.method == "minmax" else 2), progress)
         self._ledger = Ledger()
         self._readers = readers_of(weights)
         self._writer = QdqWriter(weights)
@@ -98,6 +105,7 @@ class Static:
                 percentile=params.percentile,
                 symmetric=not params.asymmetric,
                 threads=params.threads,
+                progress=self._progress,
             )
         for conv in convolutions:
             self._output(conv, ranges)

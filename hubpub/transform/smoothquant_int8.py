@@ -59,6 +59,10 @@ class SmoothQuantInt8(Calibrated):
     asymmetric: bool = Field(
         default=True, description="Ranges need not lie evenly about zero; otherwise the zero point is 128."
     )
+    correct_means: bool = Field(
+        default=True,
+        description="Take the mean error of a layer's output, on calibration rows, out of the bias added to it.",
+    )
     target: Target = Field(default="x86", description=TARGET_HELP)
     store_others: StoreOthers = Field(default="int8", description=STORE_HELP)
     store_fp16: tuple[str, ...] = Field(default=(), description=STORE_FP16_HELP)
@@ -83,8 +87,8 @@ class SmoothQuantInt8(Calibrated):
 
         Returns:
             What `hubpub.transform._integers.rewrite_file` says, of each layer also ``alpha``, ``floor``, ``margin``,
-            ``folded_into``, ``output_snr_db`` (on sampled rows), ``columns_rescaled`` (see ``target``); and
-            ``calibration`` (windows, groups, rows).
+            ``folded_into``, ``output_snr_db`` (on sampled rows), ``columns_rescaled`` (see ``target``),
+            ``mean_corrected``; and ``calibration`` (windows, groups).
 
         Raises:
             OnnxFileError: the model is not sound, or cannot be written.
@@ -100,5 +104,5 @@ class SmoothQuantInt8(Calibrated):
             model,
             target,
             progress,
-            lambda weights, _: SmoothQuant(weights, self, windows, target, resume).run(),
+            lambda weights, _: SmoothQuant(weights, self, windows, target, resume, progress).run(),
         )

@@ -88,5 +88,9 @@ class StaticInt8(Calibrated):
             self.layout, self.store_others, self.store_fp16, self.exclude, self.min_elements, self.report_runtime
         )
         return rewrite_file(
-            plan, model, target, progress, lambda weights, _: Static(weights, self, windows, target, resume).run()
+            plan,
+            model,
+            target,
+            progress,
+            lambda weights, _: Static(weights, self, windows, target, resume, progress).run(),
         )

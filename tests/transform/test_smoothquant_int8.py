@@ -86,6 +86,25 @@ def test_an_interrupted_calibration_goes_on_and_gives_the_same_bytes(tmp_path: P
     assert third == facts
 
 
+def test_the_mean_error_of_a_product_goes_into_its_bias(tmp_path: Path) -> None:
+    errors = {}
+    for correct in (True, False):
+        target, facts = quantize(block(), tmp_path / str(correct), correct_means=correct, alpha=0.5)
+        corrected = {layer["weight"] for layer in facts["layers"] if layer.get("mean_corrected")}
+        assert corrected == ({"wk", "wv", "w1"} if correct else set())
+        model = onnx.load(target)
+        model.graph.output.append(onnx.helper.make_empty_tensor_value_info("f1"))
+        seen = tmp_path / f"{correct}.onnx"
+        seen.write_bytes(model.SerializeToString())
+        source = block()
+        source.graph.output.append(onnx.helper.make_empty_tensor_value_info("f1"))
+        plain = tmp_path / "plain.onnx"
+        plain.write_bytes(source.SerializeToString())
+        difference = [runs(seen, dict(w))[1] - runs(plain, dict(w))[1] for w in Sequences()]
+        errors[correct] = np.abs(np.concatenate([d.reshape(-1, d.shape[-1]) for d in difference]).mean(0)).sum()
+    assert errors[True] < errors[False]
+
+
 def test_other_windows_do_not_take_up_an_old_state(tmp_path: Path) -> None:
     resume = tmp_path / "state"
     with pytest.raises(KeyboardInterrupt):
