@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -33,10 +33,10 @@ class Run(NamedTuple):
     grown_bytes: int  # peak above what the process had before, imports done
 
 
-def standin(folder: Path) -> Path:
+def standin(folder: Path, scale: str = "full") -> Path:
     """Write the Parakeet encoder of the tests into ``folder``: structure and size of the real one, random weights."""
     script = ROOT / "tests" / "standins" / "parakeet.py"
-    command = [sys.executable, str(script), "--out", str(folder), "--scale", "full", "--no-int8"]
+    command = [sys.executable, str(script), "--out", str(folder), "--scale", scale, "--no-int8"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder / "encoder-model.onnx"
 
@@ -63,14 +63,24 @@ def report(work: Callable[[], object]) -> None:
 
 
 def compare(
-    script: str, peers: Sequence[str], arguments: Sequence[str], rounds: int, after: Callable[[], None]
+    script: str,
+    peers: Sequence[str],
+    arguments: Sequence[str],
+    rounds: int,
+    after: Callable[[], None],
+    *,
+    warm: bool = True,
+    interpreters: Mapping[str, str] | None = None,
 ) -> dict[str, Run]:
-    """Run every peer once per round, the peers in turn; ``after`` clears away what a run left."""
+    """Run every peer once per round, the peers in turn; ``after`` clears away what a run left.
+
+    ``warm`` adds a round that is not counted; ``interpreters`` are those of peers with an environment of their own.
+    """
     runs: dict[str, list[dict[str, float]]] = {peer: [] for peer in peers}
-    for number in range(rounds + 1):
+    for number in range(0 if warm else 1, rounds + 1):
         for peer in peers:
             os.sync()  # what an earlier run left to be written must not slow this one
-            command = [sys.executable, script, "--run", peer, *arguments]
+            command = [(interpreters or {}).get(peer, sys.executable), script, "--run", peer, *arguments]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             after()
             if number:  # the first round warms the page cache

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from hubpub.transform._weights import Constant, Reference, Scope, Weights, attribute, has_input
+from hubpub.transform._qdq import readers_of
+from hubpub.transform._weights import Constant, Reference, Weights, attribute, has_input
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,17 +35,8 @@ class Folder:
         self._sharers: dict[Constant, int] = {}
         for layer in layers:
             self._sharers[layer.weight] = self._sharers.get(layer.weight, 0) + 1
-        self._readers: dict[tuple[Scope, str], set[Reference]] = {}
-        for scope in weights.scopes:
-            for index, node in enumerate(scope.nodes):
-                for position, name in enumerate(node.input):
-                    self._read(scope, name, (scope, index, position))
-            for position, value in enumerate(scope.proto.output):
-                self._read(scope, value.name, (scope, -1, position))
-
-    def _read(self, scope: Scope, name: str, reference: Reference) -> None:
-        if name and (owner := scope.owner(name)):
-            self._readers.setdefault((owner, name), set()).add(reference)
+        self._readers = readers_of(weights)
+        self._folded: dict[str, Array] = {}
 
     def fold(self, value: str, factors: Array, readers: set[Reference]) -> str:
         """Multiply each index of the last axis of a value of the main graph by a factor, where it is made.
@@ -63,6 +55,27 @@ class Folder:
             for edit in edits:
                 edit()
         return found
+
+    def offset(self, layer: Layer, values: Array) -> bool:
+        """Add ``[N]`` to a layer's output where a bias is added to it anyway; whether there was one."""
+        main, output = self._main, layer.use.node.output[0]
+        readers = self._readers.get((main, output), set())
+        if layer.use.node.op_type != "MatMul" or len(readers) != 1:
+            return False
+        ((scope, index, position),) = readers
+        if index < 0 or scope is not main or main.nodes[index].op_type != "Add":
+            return False
+        node = main.nodes[index]
+        name = node.input[1 - position]
+        constant = self._constant(name)
+        bias = self._folded.get(name)
+        if bias is None and constant is not None and constant.tensor.data_type == 1 and not constant.overridable:
+            bias = self._weights.values(constant)
+            constant.replaced = True
+        if bias is None or bias.shape != values.shape:
+            return False
+        node.input[1 - position] = self._weights.add(main, f"{name}_corrected", (bias + values).astype("float32"))
+        return True
 
     def _plan(self, value: str, factors: Array, readers: set[Reference], edits: list[Edit]) -> str:
         main = self._main
@@ -111,7 +124,8 @@ class Folder:
 
         def edit() -> None:
             values = (self._weights.values(constant).astype("float64") * factors).astype("float32")
-            node.input[position] = self._weights.add(self._main, f"{constant.name}_smoothed", values)
+            name = node.input[position] = self._weights.add(self._main, f"{constant.name}_smoothed", values)
+            self._folded[name] = values
             constant.replaced = True
 
         edits.append(edit)

@@ -208,7 +208,7 @@ PAIR_LIMIT = 128
 
 
 def pair_safe_scale(weights: Floats, scale: Floats) -> Floats:
-    """The least scales of INT8, not below ``scale``, at which no pair of rounded weights exceeds `PAIR_LIMIT`.
+    """Scales of INT8, not below ``scale``, at which no pair of rounded weights exceeds `PAIR_LIMIT`.
 
     A column whose two largest neighbours differ in sign or size keeps its scale; the worst needs twice its own, which
     is what 7 bits would cost every column.
@@ -217,13 +217,8 @@ def pair_safe_scale(weights: Floats, scale: Floats) -> Floats:
         weights: float32 ``[K, N]``.
         scale: ``[N]``, what is wanted.
     """
-    safe = np.maximum(scale, pairs_reach_of_floats(weights) / np.float32(PAIR_LIMIT))
-    zero = np.zeros(safe.shape, np.int8)
-    while True:  # rounding may add one to a pair
-        over = pairs_reach(quantize(weights, safe, zero, INT8, 1)) > PAIR_LIMIT
-        if not over.any():
-            return np.asarray(safe, np.float32)
-        safe = np.where(over, safe * np.float32(1 + 1 / 256), safe).astype(np.float32)
+    # Rounding adds at most one to a pair.
+    return np.maximum(scale, pairs_reach_of_floats(weights) / np.float32(PAIR_LIMIT - 1))
 
 
 def pairs_reach_of_floats(weights: Floats) -> Floats:

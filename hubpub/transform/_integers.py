@@ -26,6 +26,10 @@ STORE_HELP = (
     "How weights that do not run in integers (convolutions, tables, what was skipped) are stored: int8 per channel, "
     "fp16, or fp32 as they were. They are computed in float32 all the same; what `exclude` names is left alone."
 )
+REPORT_HELP = (
+    "Load the result in onnxruntime, in a process of its own that needs the memory, and report which layers it runs in "
+    "integers."
+)
 STORE_FP16_HELP = "Globs of weights of these that are stored at 16 bits, whatever store_others says."
 TARGET_HELP = (
     "Where it shall run. x86 = also on AVX2 and AVX512 without VNNI, where pairs of products saturate at 16 bits: "
@@ -42,6 +46,7 @@ class Plan:
     store_fp16: tuple[str, ...]
     exclude: tuple[str, ...]
     min_elements: int
+    report_runtime: bool
 
 
 def rewrite_file(
@@ -57,11 +62,11 @@ def rewrite_file(
         plan: how.
         model: to read.
         target: to write.
-        progress: told of bytes written.
+        progress: told of bytes written; ``rewrite`` tells of the windows.
         rewrite: gives its ledger, for each fused product the name of its integers (by layer name), and further facts.
 
     Returns:
-        ``layers``, ``not_integer`` (weights of products that stay float, why), ``skipped`` and ``small`` (see
+        ``layers``, ``not_integer`` (weight, reason, bytes of what stays float), ``skipped`` and ``small`` (see
         `hubpub.transform._ledger`), ``bytes_in``, ``bytes_out``, ``fused`` (see `fused_facts`), and those of
         ``rewrite``.
 
@@ -84,6 +89,7 @@ def rewrite_file(
         weights.refuse_quantized()
         refuse_narrow(weights)
         ledger, integers, facts = rewrite(weights, scratch)
+        sizes = [weights.nbytes(constant) for constant in ledger.reasons]
         weights.drop_unused()
         rest = Weights(file, scratch, where)
         others = _store_others(rest, plan)
@@ -98,13 +104,16 @@ def rewrite_file(
     left = others.facts(rest, plan.min_elements)
     return {
         "layers": [*ledger.layers, *others.layers],
-        "not_integer": {constant.name: reason for constant, reason in ledger.reasons.items()},
+        "not_integer": [
+            {"weight": constant.name, "reason": reason, "bytes": nbytes}
+            for (constant, reason), nbytes in zip(ledger.reasons.items(), sizes, strict=True)
+        ],
         "skipped": left["skipped"],
         "small": left["small"],
         **facts,
         "bytes_in": bytes_in,
         "bytes_out": bytes_out,
-        "fused": fused_facts(model, target, integers),
+        "fused": fused_facts(model, target, integers) if plan.report_runtime else None,
     }
 
 
@@ -131,6 +140,12 @@ def nothing_to_do(ledger: Ledger, weights: Weights) -> StepError:
     return StepError(
         f"holds no product that can run in integers{why}", where=weights.where, fix="leave the step out for this model"
     )
+
+
+def window_progress(weights: Weights, windows: int, progress: Progress) -> Callable[[int], None]:
+    """Three quarters of the model's bytes in as many parts as windows are run; writing is about the rest."""
+    part = sum(weights.nbytes(constant) for constant in weights.constants()) * 3 // 4 // max(windows, 1)
+    return lambda count: progress(count * part)
 
 
 @contextlib.contextmanager

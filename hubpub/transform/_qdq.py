@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hubpub.errors import StepError
+from hubpub.transform._weights import has_input
 
 if TYPE_CHECKING:
     import onnx
 
-    from hubpub.transform._weights import Constant, Scope, Weights
+    from hubpub.transform._int8_layers import Layer
+    from hubpub.transform._weights import Constant, Reference, Scope, Weights
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -91,8 +93,71 @@ class QdqWriter:
             weight.replaced = True
         return self._made[key]
 
+    def result(self, scope: Scope, value: str, readers: set[Reference], scale: Array, zero: Array) -> None:
+        """Quantize a value where it is made, for all ``readers``; an output of the model keeps its name.
+
+        Call it before `activation` for the same value and grid, which then takes what was made here.
+        """
+        key = (scope, value, scale.tobytes(), zero.tobytes())
+        if key in self._made:
+            return
+        maker = scope.makers[value]
+        made = scope.nodes[maker]
+        source, name = value, self._weights.new_name(f"{value}_dequantized")
+        if any(index < 0 and at is scope for at, index, _ in readers):
+            source, name = self._weights.new_name(f"{value}_float"), value
+            made.output[list(made.output).index(value)] = source
+        self._made[key] = name
+        integers = self._weights.new_name(f"{value}_quantized")
+        constants = [
+            self._weights.add(scope, f"{value}_scale", np.asarray(scale, np.float32).reshape(())),
+            self._weights.add(scope, f"{value}_zero_point", zero.reshape(())),
+        ]
+        after = [
+            node("QuantizeLinear", [source, *constants], integers),
+            node("DequantizeLinear", [integers, *constants], name),
+        ]
+        if maker + 1 < len(scope.nodes):
+            scope.before[maker + 1] = [*after, *scope.before.get(maker + 1, [])]
+        else:
+            scope.instead[maker] = [made, *after]
+        for at, index, position in readers:
+            if index >= 0:
+                at.nodes[index].input[position] = name
+
     def _before(self, scope: Scope, index: int, op: str, inputs: list[str], output: str, **attributes: Any) -> None:
         scope.before.setdefault(index, []).append(node(op, inputs, output, **attributes))
+
+
+def readers_of(weights: Weights) -> dict[tuple[Scope, str], set[Reference]]:
+    """Who reads each value of each graph, from inside that graph and from those within."""
+    found: dict[tuple[Scope, str], set[Reference]] = {}
+
+    def read(scope: Scope, name: str, reference: Reference) -> None:
+        if name and (owner := scope.owner(name)):
+            found.setdefault((owner, name), set()).add(reference)
+
+    for scope in weights.scopes:
+        for index, each in enumerate(scope.nodes):
+            for position, name in enumerate(each.input):
+                read(scope, name, (scope, index, position))
+        for position, value in enumerate(scope.proto.output):
+            read(scope, value.name, (scope, -1, position))
+    return found
+
+
+def replace_product(weights: Weights, layer: Layer, left: str, right: str) -> None:
+    """Let a layer be a MatMul of two values, and an Add if it was a Gemm with a bias."""
+    old = layer.use.node
+    if old.op_type == "MatMul":
+        old.input[0], old.input[1] = left, right
+        return
+    output, bias = old.output[0], old.input[2] if has_input(old, 2) else ""
+    product = weights.new_name(f"{output}_product") if bias else output
+    nodes = [node("MatMul", [left, right], product)]
+    if bias:
+        nodes.append(node("Add", [product, bias], output))
+    layer.use.scope.instead[layer.use.index] = nodes
 
 
 def check_opset(weights: Weights) -> None:

@@ -65,6 +65,7 @@ class Smoothing:
         divisors: ``[K]`` of the inputs, None for none.
         low: least value of the smoothed inputs that the range covers.
         high: the greatest.
+        means: ``[2, K]``, of the smoothed inputs, before and after they are quantized.
         snr_db: of the quantized output on the rows that the choice was not made from (fixed: on all rows).
     """
 
@@ -72,6 +73,7 @@ class Smoothing:
     divisors: Floats | None
     low: float
     high: float
+    means: Floats
     snr_db: float
 
 
@@ -124,7 +126,11 @@ def choose(
             best, least = candidate, error
     divisors = _divisors(best, whole, reach)
     low, high = _range(best, whole, divisors)
-    return Smoothing(best, divisors if best.alpha else None, low, high, i8.snr_db(signal, least))
+    smoothed = whole.rows / divisors
+    scale, zero = grid_of(low, high, asymmetric=asymmetric)
+    quantized = i8.dequantize(i8.quantize(smoothed, scale, zero, i8.UINT8), scale, zero)
+    means = np.stack([smoothed.mean(0, dtype=np.float64), quantized.mean(0, dtype=np.float64)]).astype(np.float32)
+    return Smoothing(best, divisors if best.alpha else None, low, high, means, i8.snr_db(signal, least))
 
 
 def grid_of(low: float, high: float, *, asymmetric: bool) -> tuple[Array, Array]:
@@ -181,6 +187,6 @@ class _Trial:
         weights = self._columns * divisors[:, None]
         steps, _ = i8.scale_of(*i8.extremes(weights, 1), i8.INT8)
         if self._pair_safe:
-            steps = np.maximum(steps, i8.pairs_reach_of_floats(weights) / np.float32(i8.PAIR_LIMIT))
+            steps = i8.pair_safe_scale(weights, steps)
         weights /= steps
         return divisors, np.rint(weights, out=weights), steps

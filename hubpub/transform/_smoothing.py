@@ -15,17 +15,17 @@ from hubpub.transform import _int8_values as i8
 from hubpub.transform import _smooth
 from hubpub.transform._fold import Folder
 from hubpub.transform._int8_layers import Group, Layer, find_layers, group
-from hubpub.transform._integers import nothing_to_do, state_folder
+from hubpub.transform._integers import nothing_to_do, state_folder, window_progress
 from hubpub.transform._ledger import Ledger
-from hubpub.transform._qdq import QdqWriter, check_opset, node
+from hubpub.transform._products import product
+from hubpub.transform._qdq import QdqWriter, check_opset, replace_product
 from hubpub.transform._smooth import Half, Smoothing
-from hubpub.transform._weights import has_input
 from hubpub.transform.calibration.observe import Observations, observe
 from hubpub.transform.calibration.probes import Extremes, Rows, Tail
 
 if TYPE_CHECKING:
     from hubpub.transform._weights import Weights
-    from hubpub.transform.base import Facts, Windows
+    from hubpub.transform.base import Facts, Progress, Windows
     from hubpub.transform.smoothquant_int8 import SmoothQuantInt8
 
     Array = np.ndarray[Any, np.dtype[Any]]
@@ -38,15 +38,25 @@ _ROW_SHARE = 0.2
 """Rows take at most this share of the model's bytes, or `_ROW_BYTES` if that is more."""
 _WORKERS = 2
 
+Made = tuple[Layer, "Array", "Array", float, int, "Array | None"]
+"""A layer, its integers and scales (or floats), SNR of the weights, columns rescaled, mean error of its output."""
+
 
 class SmoothQuant:
     """One run over a model."""
 
     def __init__(
-        self, weights: Weights, params: SmoothQuantInt8, windows: Windows, target: Path, resume: Path | None
+        self,
+        weights: Weights,
+        params: SmoothQuantInt8,
+        windows: Windows,
+        target: Path,
+        resume: Path | None,
+        progress: Progress,
     ) -> None:
         self._weights, self._params, self._windows = weights, params, windows
         self._target, self._resume = target, resume
+        self._progress = window_progress(weights, len(windows) * (1 if params.ranges == "minmax" else 2), progress)
         self._ledger = Ledger()
         self._split = max(len(windows) * 3 // 4, 1)
         self._pair_safe = params.target == "x86"
@@ -68,7 +78,7 @@ class SmoothQuant:
         jobs = [(g, s) for g, s in zip(groups, chosen, strict=True)]
         with ThreadPoolExecutor(_WORKERS) as pool:
             for (g, smoothing), made in zip(jobs, _bounded(pool, self._matrices, jobs, folder_), strict=True):
-                self._write(g, smoothing, places[g], made, writer, integers)
+                self._write(g, smoothing, places[g], made, writer, integers, folder_)
         facts: Facts = {"calibration": {"windows": len(self._windows), "groups": len(groups)}}
         return self._ledger, integers, facts
 
@@ -94,6 +104,7 @@ class SmoothQuant:
             [*extremes.values(), *rows.values()],
             folder / "pass1",
             threads=self._params.threads,
+            progress=self._progress,
         )
         with ThreadPoolExecutor(_WORKERS) as pool:
             chosen = list(pool.map(lambda g: self._choose_one(g, seen, extremes, rows), groups))
@@ -134,7 +145,12 @@ class SmoothQuant:
             for name in g.inputs:
                 probes[name] = Tail(name, divide, int(share * counts[name]) + 1)
         seen = observe(
-            self._weights.file, self._windows, [*probes.values()], folder / "pass2", threads=self._params.threads
+            self._weights.file,
+            self._windows,
+            [*probes.values()],
+            folder / "pass2",
+            threads=self._params.threads,
+            progress=self._progress,
         )
         result = []
         for g, smoothing in zip(groups, chosen, strict=True):
@@ -158,10 +174,10 @@ class SmoothQuant:
             places[name] = folder.fold(name, factors, readers)
         return places
 
-    def _matrices(self, job: tuple[Group, Smoothing], folder: Folder) -> list[tuple[Layer, Array, Array, float, int]]:
+    def _matrices(self, job: tuple[Group, Smoothing], folder: Folder) -> list[Made]:
         """For each distinct matrix of a group: integers, scales, error share and columns rescaled."""
         g, smoothing = job
-        found = []
+        found: list[Made] = []
         for layer in g.weights.values():
             matrix = layer.matrix(self._weights)
             if smoothing.divisors is not None:
@@ -169,7 +185,7 @@ class SmoothQuant:
             if layer in folder.columns:
                 matrix *= folder.columns[layer].astype(np.float32)
             if self._params.output == "smoothed_fp32":
-                found.append((layer, matrix, np.zeros(0, np.float32), 300.0, 0))
+                found.append((layer, matrix, np.zeros(0, np.float32), 300.0, 0, None))
                 continue
             plain, zero = i8.scale_of(*i8.extremes(matrix, 1), i8.INT8)
             scale = i8.pair_safe_scale(matrix, plain) if self._pair_safe else plain
@@ -177,7 +193,9 @@ class SmoothQuant:
             error = i8.dequantize(integers, scale, zero, 1)
             error -= matrix
             snr = i8.snr_db(_power(matrix), _power(error))
-            found.append((layer, integers, scale, snr, int(np.count_nonzero(scale > plain))))
+            offset = product(smoothing.means[:1], matrix)[0]
+            offset -= product(smoothing.means[1:], integers.astype(np.float32))[0] * scale
+            found.append((layer, integers, scale, snr, int(np.count_nonzero(scale > plain)), offset))
         return found
 
     def _write(
@@ -185,14 +203,15 @@ class SmoothQuant:
         g: Group,
         smoothing: Smoothing,
         places: Mapping[str, str],
-        made: list[tuple[Layer, Array, Array, float, int]],
+        made: list[Made],
         writer: QdqWriter,
         integers: dict[str, str],
+        folder: Folder,
     ) -> None:
         by_weight = {(m[0].weight, m[0].transposed, m[0].alpha): m for m in made}
         scale, zero = _smooth.grid_of(smoothing.low, smoothing.high, asymmetric=self._params.asymmetric)
         for layer in g.layers:
-            first, values, steps, snr, rescaled = by_weight[layer.weight, layer.transposed, layer.alpha]
+            first, values, steps, snr, rescaled, offset = by_weight[layer.weight, layer.transposed, layer.alpha]
             scope, index = layer.use.scope, layer.use.index
             left = layer.input
             if not places[left]:
@@ -204,7 +223,8 @@ class SmoothQuant:
             else:
                 left = writer.activation(scope, index, left, scale, zero)
                 right, integers[layer.name] = writer.weight(scope, index, layer.weight, form, values, steps)
-            self._replace(layer, left, right)
+            replace_product(self._weights, layer, left, right)
+            corrected = offset is not None and self._params.correct_means and folder.offset(layer, offset)
             if layer is first:
                 sizes = self._weights.nbytes(layer.weight), values.nbytes + steps.nbytes
                 self._ledger.enter(
@@ -216,9 +236,11 @@ class SmoothQuant:
                     snr=snr,
                     scales=np.concatenate([np.atleast_1d(scale), steps]),
                 )
-                self._ledger.layers[-1].update(self._layer_facts(layer, smoothing, places[layer.input], rescaled))
+                facts = self._layer_facts(smoothing, places[layer.input])
+                self._ledger.layers[-1].update({**facts, "columns_rescaled": rescaled, "mean_corrected": corrected})
 
-    def _layer_facts(self, layer: Layer, smoothing: Smoothing, place: str, rescaled: int) -> Facts:
+    @staticmethod
+    def _layer_facts(smoothing: Smoothing, place: str) -> Facts:
         candidate = smoothing.candidate
         return {
             "alpha": candidate.alpha,
@@ -228,21 +250,7 @@ class SmoothQuant:
             "input_low": smoothing.low,
             "input_high": smoothing.high,
             "output_snr_db": round(smoothing.snr_db, 2),
-            "columns_rescaled": rescaled,
         }
-
-    def _replace(self, layer: Layer, left: str, right: str) -> None:
-        """Let the node be a MatMul of the two, and an Add if it was a Gemm with a bias."""
-        old, weights = layer.use.node, self._weights
-        if old.op_type == "MatMul":
-            old.input[0], old.input[1] = left, right
-            return
-        output, bias = old.output[0], old.input[2] if has_input(old, 2) else ""
-        product = weights.new_name(f"{output}_product") if bias else output
-        nodes = [node("MatMul", [left, right], product)]
-        if bias:
-            nodes.append(node("Add", [product, bias], output))
-        layer.use.scope.instead[layer.use.index] = nodes
 
 
 def _power(values: Array) -> float:
@@ -264,6 +272,7 @@ def _save(path: Path, identity: str, chosen: list[Smoothing]) -> None:
     arrays: dict[str, Array] = {}
     heads = []
     for number, smoothing in enumerate(chosen):
+        arrays[f"{number}/means"] = smoothing.means
         if smoothing.divisors is not None:
             arrays[f"{number}/divisors"] = smoothing.divisors
         c = smoothing.candidate
@@ -286,6 +295,7 @@ def _load(path: Path, identity: str, groups: int) -> list[Smoothing] | None:
                     state.get(f"{n}/divisors"),
                     low,
                     high,
+                    state[f"{n}/means"],
                     snr,
                 )
                 for n, (alpha, floor, margin, low, high, snr) in enumerate(heads)

@@ -16,7 +16,16 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from hubpub.transform._integers import STORE_FP16_HELP, STORE_HELP, TARGET_HELP, Plan, StoreOthers, Target, rewrite_file
+from hubpub.transform._integers import (
+    REPORT_HELP,
+    STORE_FP16_HELP,
+    STORE_HELP,
+    TARGET_HELP,
+    Plan,
+    StoreOthers,
+    Target,
+    rewrite_file,
+)
 from hubpub.transform.base import Calibrated, Facts, Progress, Windows
 from hubpub.transform.layout import LAYOUT_HELP, Layout
 
@@ -50,6 +59,10 @@ class SmoothQuantInt8(Calibrated):
     asymmetric: bool = Field(
         default=True, description="Ranges need not lie evenly about zero; otherwise the zero point is 128."
     )
+    correct_means: bool = Field(
+        default=True,
+        description="Take the mean error of a layer's output, on calibration rows, out of the bias added to it.",
+    )
     target: Target = Field(default="x86", description=TARGET_HELP)
     store_others: StoreOthers = Field(default="int8", description=STORE_HELP)
     store_fp16: tuple[str, ...] = Field(default=(), description=STORE_FP16_HELP)
@@ -60,6 +73,7 @@ class SmoothQuantInt8(Calibrated):
         description="smoothed_fp32 = stop after smoothing: float32, equal to the source, easy to quantize.",
     )
     threads: int = Field(default=0, ge=0, description="Of the calibration, 0 = all cores. The result is the same.")
+    report_runtime: bool = Field(default=True, description=REPORT_HELP)
 
     def apply_calibrated(
         self, model: Path, target: Path, windows: Windows, resume: Path | None, progress: Progress
@@ -73,8 +87,8 @@ class SmoothQuantInt8(Calibrated):
 
         Returns:
             What `hubpub.transform._integers.rewrite_file` says, of each layer also ``alpha``, ``floor``, ``margin``,
-            ``folded_into``, ``output_snr_db`` (on sampled rows), ``columns_rescaled`` (see ``target``); and
-            ``calibration`` (windows, groups, rows).
+            ``folded_into``, ``output_snr_db`` (on sampled rows), ``columns_rescaled`` (see ``target``),
+            ``mean_corrected``; and ``calibration`` (windows, groups).
 
         Raises:
             OnnxFileError: the model is not sound, or cannot be written.
@@ -84,11 +98,11 @@ class SmoothQuantInt8(Calibrated):
 
         store_others = self.store_others if self.output == "int8" else "fp32"
         store_fp16 = self.store_fp16 if self.output == "int8" else ()
-        plan = Plan(self.layout, store_others, store_fp16, self.exclude, self.min_elements)
+        plan = Plan(self.layout, store_others, store_fp16, self.exclude, self.min_elements, self.report_runtime)
         return rewrite_file(
             plan,
             model,
             target,
             progress,
-            lambda weights, _: SmoothQuant(weights, self, windows, target, resume).run(),
+            lambda weights, _: SmoothQuant(weights, self, windows, target, resume, progress).run(),
         )

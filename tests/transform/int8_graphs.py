@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from fp16_graphs import graph
+from transform.fp16_graphs import graph
 
 from hubpub.transform.smoothquant_int8 import SmoothQuantInt8
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from fp16_graphs import session
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from int8_graphs import BLOCK, Array, Sequences, block, weights
+from transform.fp16_graphs import session
+from transform.int8_graphs import BLOCK, Array, Sequences, block, weights
 
 from hubpub.errors import StepError
 from hubpub.onnxfile import OnnxFile
@@ -142,7 +142,7 @@ def test_a_value_that_never_changes_has_a_range(tmp_path: Path) -> None:
 
 
 def test_old_opsets_are_refused(tmp_path: Path) -> None:
-    from fp16_graphs import graph
+    from transform.fp16_graphs import graph
 
     text = BLOCK.replace("n = LayerNormalization <axis = -1, epsilon = 0.00001> (x, gain, shift)", "n = Mul (x, gain)")
     for opset, method in ((12, "minmax"), (15, "mse")):

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from fp16_graphs import runs, snr
-from int8_graphs import BLOCK, Sequences, block, quantize, weights
 from onnx import numpy_helper
+from transform.fp16_graphs import runs, snr
+from transform.int8_graphs import BLOCK, Sequences, block, quantize, weights
 
 from hubpub.errors import StepError
 from hubpub.transform import _int8_values as i8
@@ -86,6 +86,25 @@ def test_an_interrupted_calibration_goes_on_and_gives_the_same_bytes(tmp_path: P
     assert third == facts
 
 
+def test_the_mean_error_of_a_product_goes_into_its_bias(tmp_path: Path) -> None:
+    errors = {}
+    for correct in (True, False):
+        target, facts = quantize(block(), tmp_path / str(correct), correct_means=correct, alpha=0.5)
+        corrected = {layer["weight"] for layer in facts["layers"] if layer.get("mean_corrected")}
+        assert corrected == ({"wk", "wv", "w1"} if correct else set())
+        model = onnx.load(target)
+        model.graph.output.append(onnx.helper.make_empty_tensor_value_info("f1"))
+        seen = tmp_path / f"{correct}.onnx"
+        seen.write_bytes(model.SerializeToString())
+        source = block()
+        source.graph.output.append(onnx.helper.make_empty_tensor_value_info("f1"))
+        plain = tmp_path / "plain.onnx"
+        plain.write_bytes(source.SerializeToString())
+        difference = [runs(seen, dict(w))[1] - runs(plain, dict(w))[1] for w in Sequences()]
+        errors[correct] = np.abs(np.concatenate([d.reshape(-1, d.shape[-1]) for d in difference]).mean(0)).sum()
+    assert errors[True] < errors[False]
+
+
 def test_other_windows_do_not_take_up_an_old_state(tmp_path: Path) -> None:
     resume = tmp_path / "state"
     with pytest.raises(KeyboardInterrupt):
@@ -110,7 +129,9 @@ def test_one_window_will_do(tmp_path: Path) -> None:
 
 def test_excluded_layers_stay_float(tmp_path: Path) -> None:
     target, facts = quantize(block(), tmp_path, exclude=("w[12]",))
-    assert facts["not_integer"] == {"w1": "excluded by 'w[12]'", "w2": "excluded by 'w[12]'"}
+    assert facts["not_integer"] == [
+        {"weight": name, "reason": "excluded by 'w[12]'", "bytes": 4 * 32 * 128} for name in ("w1", "w2")
+    ]
     stored = {t.name for t in onnx.load(target).graph.initializer}
     assert {"w1", "w2"} <= stored
     assert facts["fused"]["layers"] == 4
@@ -125,7 +146,7 @@ def test_a_gemm_becomes_a_product_and_its_transposed_weight_is_turned(tmp_path: 
       y = Gemm (r, v)
     }
     """
-    from fp16_graphs import graph
+    from transform.fp16_graphs import graph
 
     rng = np.random.default_rng(0)
     named = {"w": rng.normal(size=(24, 32)), "v": rng.normal(size=(24, 16)), "b": rng.normal(size=24)}
@@ -159,7 +180,7 @@ def test_what_cannot_be_quantized_is_refused(tmp_path: Path) -> None:
 
 
 def block_without_norm(opset: int) -> onnx.ModelProto:
-    from fp16_graphs import graph
+    from transform.fp16_graphs import graph
 
     text = BLOCK.replace("n = LayerNormalization <axis = -1, epsilon = 0.00001> (x, gain, shift)", "n = Mul (x, gain)")
     return graph(text, opset, **weights())
