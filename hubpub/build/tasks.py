@@ -105,6 +105,7 @@ class ClientTask(Task):
     """Runs a client over a corpus; goes on where an interrupted run stopped."""
 
     kind: ClassVar[str] = "run"
+    version: ClassVar[int] = 2
 
     def __init__(self, name: str, client: Client, inputs: Inputs, *, where: str) -> None:
         super().__init__(name, inputs, where=where)

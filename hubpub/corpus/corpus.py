@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 INDEX = "corpus.json"
 
 
+class Turn(BaseModel):
+    """A stretch in which one person speaks, in seconds from the start of the clip."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    start: float
+    end: float
+    speaker: str
+
+
 class Clip(BaseModel):
     """One clip, ready for a model; digests are hexadecimal sha256.
 
@@ -27,6 +37,8 @@ class Clip(BaseModel):
         rate: rate of these samples in Hz.
         seconds: length of the clip.
         text: what is said, ``None`` when nobody wrote it down.
+        turns: who speaks when, by start; ``None`` when nobody wrote it down.
+        scored: start and end in seconds of the parts that ``turns`` describe; ``None``: all of it.
         provenance: speaker, language, title, year, source, licence.
         audio: the recording, as the recipe names it.
         crop: start and end in seconds, as the recipe gives them.
@@ -45,6 +57,8 @@ class Clip(BaseModel):
     rate: int
     seconds: float
     text: str | None
+    turns: tuple[Turn, ...] | None = None
+    scored: tuple[tuple[float, float], ...] | None = None
     provenance: Provenance
     audio: str
     crop: tuple[float, float] | None
@@ -66,8 +80,11 @@ class Corpus(BaseModel):
 
     @property
     def digest(self) -> str:
-        """sha256 over what a measurement depends on: ids, samples and texts, in order."""
-        essence = [[clip.id, clip.samples_sha256, clip.text] for clip in self.clips]
+        """sha256 over what a measurement depends on: ids, samples, texts, and turns where there are any, in order."""
+        essence = [
+            [clip.id, clip.samples_sha256, clip.text, *([] if clip.turns is None else [_plain_turns(clip)])]
+            for clip in self.clips
+        ]
         return hashlib.sha256(json.dumps(essence, ensure_ascii=False).encode()).hexdigest()
 
     @property
@@ -93,6 +110,11 @@ class Corpus(BaseModel):
             raise AudioError(
                 "the prepared corpus is missing or damaged", where=str(index), fix="build again"
             ) from error
+
+
+def _plain_turns(clip: Clip) -> list[object]:
+    turns = [[turn.start, turn.end, turn.speaker] for turn in clip.turns or ()]
+    return [turns, clip.scored]
 
 
 def load_samples(folder: Path, clip: Clip) -> Samples:

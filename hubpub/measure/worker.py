@@ -120,7 +120,16 @@ def _warm_up(loaded: Loaded, corpus_dir: Path, clip: Clip) -> None:
 
 
 def _utterance(clip: Clip, output: Output, outputs: tuple[str, ...]) -> Utterance:
-    return Utterance(id=clip.id, audio_s=clip.seconds, segments=output.segments, text=output.text, outputs=outputs)
+    return Utterance(
+        id=clip.id,
+        audio_s=clip.seconds,
+        segments=output.segments,
+        text=output.text,
+        outputs=outputs,
+        turns=output.turns,
+        windows=output.windows,
+        pieces=output.pieces,
+    )
 
 
 def _save_arrays(output: Output, number: int, out: Path) -> tuple[str, ...]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from hubpub.errors import MeasureError
-from hubpub.measure.clients.base import PROVIDERS, Client, Loaded, Output
+from hubpub.measure.clients.base import PROVIDERS, Client, Loaded, ModelPath, Output
+from hubpub.measure.result import Kind
 from hubpub.measure.segment import SilenceWindows, Whole
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class OnnxRuntime(Client):
     """
 
     client: Literal["onnxruntime"]
-    model: str = Field(min_length=1, description="The ONNX file, by its published name.")
+    model: ModelPath = Field(description="The ONNX file, by its published name.")
     features: Features = Field(description="What the model takes, computed by onnx-asr's own NumPy preprocessors.")
     output: str | None = Field(default=None, description="Name of the output to compare; default: the first.")
     segment: Annotated[Whole | SilenceWindows, Field(discriminator="by")] = Field(
@@ -38,14 +39,11 @@ class OnnxRuntime(Client):
     )
     libraries: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnx-asr", "numpy")
     modules: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnx_asr")
+    makes: ClassVar[tuple[Kind, ...]] = ("arrays",)
 
-    @field_validator("model")
-    @classmethod
-    def _stays_inside(cls, model: str) -> str:
-        path = PurePosixPath(model)
-        if path.is_absolute() or ".." in path.parts or "\\" in model:
-            raise ValueError("the model must be a path inside the release")
-        return model
+    def opens(self) -> tuple[str, ...]:
+        """The model."""
+        return (self.model,)
 
     def describe(self) -> str:
         """What a reader of a figure must know, in one line."""

@@ -12,7 +12,7 @@ from hubpub.errors import MeasureError
 from hubpub.measure.measurement import Measurement
 from hubpub.measure.metrics.base import Metric
 from hubpub.measure.normalize import Normalizer, normalize
-from hubpub.measure.result import RunResult
+from hubpub.measure.result import Kind, RunResult
 
 if TYPE_CHECKING:
     from hubpub.measure.edits import Edits, Unit
@@ -27,6 +27,7 @@ class ErrorRate(Metric):
     )
     per_clip: bool = Field(default=True, description="Also give a figure for each clip.")
     unit: ClassVar[Unit]
+    needs: ClassVar[tuple[Kind, ...]] = ("text",)
     libraries: ClassVar[tuple[str, ...]] = ("jiwer",)
 
     def _texts(self, run: RunResult) -> list[str]:

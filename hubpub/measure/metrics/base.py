@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from hubpub.corpus.corpus import Corpus
 from hubpub.errors import MeasureError
 from hubpub.measure.measurement import Measurement
-from hubpub.measure.result import RunResult
+from hubpub.measure.result import Kind, RunResult
 
 if TYPE_CHECKING:
     from hubpub.measure.stats import Interval
@@ -22,6 +22,8 @@ class Metric(BaseModel):
     Attributes:
         metric: its name.
         gives: names of the measurements that it makes.
+        deltas: those of them that also come as differences to another run.
+        needs: what the client must make.
         libraries: distributions whose versions decide the figure, besides the client's.
         needs_against: whether it says nothing without a second run, the reference.
     """
@@ -30,6 +32,8 @@ class Metric(BaseModel):
 
     metric: str
     gives: ClassVar[tuple[str, ...]]
+    deltas: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[Kind, ...]] = ()
     libraries: ClassVar[tuple[str, ...]] = ()
     needs_against: ClassVar[bool] = False
 

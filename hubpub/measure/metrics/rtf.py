@@ -18,6 +18,7 @@ class Rtf(Metric):
 
     metric: Literal["rtf"]
     gives: ClassVar[tuple[str, ...]] = ("rtf", "rtfx")
+    deltas: ClassVar[tuple[str, ...]] = ("rtf",)
 
     def _measure(self, run: RunResult, corpus: Corpus, against: RunResult | None) -> list[Measurement]:
         from hubpub.measure.stats import paired_ratio_interval, ratio_interval
