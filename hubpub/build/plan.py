@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from graphlib import TopologicalSorter
@@ -85,6 +86,46 @@ def make_plan(loaded: LoadedRecipe, lock: Lock, *, only: str | None = None, vari
         tuple(runs),
         partial=only is not None or variant is not None,
     )
+
+
+RELEASE = "the release"
+"""Origin of files that were built or published before; no source or step can be called so."""
+
+
+def evaluation_plan(loaded: LoadedRecipe, lock: Lock, files: Mapping[str, FileDigest]) -> tuple[Plan, dict[str, str]]:
+    """Lay out the measurements of a recipe on ``files`` that are there already.
+
+    Returns:
+        The plan, which publishes nothing, and by name why a run is left out.
+    """
+    sources = {name: _digests(lock, name) for name in loaded.recipe.sources}
+    layout = _Layout(loaded, lock, {**sources, RELEASE: files})
+    lacking = {name: _lacking(loaded, name, files) for name in loaded.recipe.measure}
+    runs = [name for name, reason in lacking.items() if reason is None]
+    for name in runs:
+        given = {path: [path, *sidecars(path, files)] for path in _files_of(loaded, name)}
+        layout.run(name, {path: Ref(RELEASE, path) for paths in given.values() for path in paths})
+    needed = layout.needed([f"measurements/{name}" for name in runs])
+    corpora = {loaded.recipe.measure[name].corpus for name in runs}
+    # Nothing is calibrated here, so there is nothing to keep apart.
+    preparation = tuple(task for task in layout.preparation(corpora) if isinstance(task, CorpusTask))
+    plan = Plan(loaded, lock, sources, preparation, needed, (), tuple(runs), partial=True)
+    return plan, {name: reason for name, reason in lacking.items() if reason is not None}
+
+
+def evaluated_files(loaded: LoadedRecipe, names: Collection[str]) -> list[str]:
+    """Those of a release's files that the runs of a recipe are given, external data included."""
+    wanted = {path for run in loaded.recipe.measure for path in _files_of(loaded, run) if path in names}
+    return sorted(wanted | {beside for path in wanted for beside in sidecars(path, names)})
+
+
+def _lacking(loaded: LoadedRecipe, run: str, files: Collection[str]) -> str | None:
+    """Why a run cannot be made from ``files``."""
+    missing = [path for path in _files_of(loaded, run) if path not in files]
+    if missing:
+        return f"there is no {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+    reasons = ((other, _lacking(loaded, other, files)) for other in _compared_with(loaded, run))
+    return next((f"run {other} is compared with: {reason}" for other, reason in reasons if reason), None)
 
 
 def forecast(plan: Plan, store: Store, known: Known | None = None) -> Forecast:

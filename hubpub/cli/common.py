@@ -32,6 +32,21 @@ def shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
+def place(where: str) -> str:
+    """A path that exists as it is; ``OWNER/REPO[@REVISION]``, with or without ``hf://``, as ``hf://…@REVISION``."""
+    if Path(where).exists():
+        return where
+    from hubpub.publish.verify import remote_address
+
+    address = remote_address(where)
+    return f"hf://{address[0]}@{address[1]}" if address else where
+
+
+def printable(text: str) -> str:
+    """Without what could drive a terminal: a repo's file names may be a stranger's."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
 def size(count: int) -> str:
     """Bytes for people."""
     from hubpub.card.figures import size as written
