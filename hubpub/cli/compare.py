@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hubpub.cli.common import AsJson, CacheFolder, place, print_json, printable, size
+from hubpub.cli.common import AsJson, CacheFolder, Quiet, place, print_json, printable, size
 
 if TYPE_CHECKING:
     from hubpub.build.compare import Compared, FigureRow
@@ -21,6 +21,7 @@ def compare(
     new: Annotated[str, typer.Argument(help="The same; differences are B less A.", show_default=False, metavar="B")],
     cache: CacheFolder = None,
     json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Put two releases or evaluations side by side: files and sizes, figures, and differences paired by utterance.
 
@@ -37,7 +38,7 @@ def compare(
         found = compare_sides(*sides)
     if json:
         print_json(as_json(found))
-    else:
+    elif not quiet:
         show(found)
 
 
