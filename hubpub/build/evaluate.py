@@ -35,7 +35,14 @@ class Evaluated:
 
 
 def evaluate(
-    where: str, recipe: Path, store: Store, reporter: Reporter, *, output: Path, locked: bool = False
+    where: str,
+    recipe: Path,
+    store: Store,
+    reporter: Reporter,
+    *,
+    output: Path,
+    locked: bool = False,
+    jobs: int | None = None,
 ) -> Evaluated:
     """Run the measurements of ``recipe`` on the files of ``where`` and write the evaluation into ``output``.
 
@@ -46,6 +53,7 @@ def evaluate(
         reporter: hears of what goes on.
         output: a folder of earlier evaluations, or a new one; only the files of this evaluation are replaced.
         locked: resolve nothing.
+        jobs: workers that share the clips of a run that is not timed.
 
     Raises:
         HubpubError: something is wrong; no evaluation is written.
@@ -62,7 +70,7 @@ def evaluate(
     origins = {**plan.sources, RELEASE: files}
     done = run_tasks(plan.preparation, origins, store, reporter)
     results = {name: each.result.outputs for name, each in done.items()}
-    done |= run_tasks(plan.work, {**origins, **results}, store, reporter)
+    done |= run_tasks(plan.work, {**origins, **results}, store, reporter, jobs=jobs)
     records = _write_records(plan, done, store, output)
     measurements = tuple(each for observed in (False, True) for each in figures_of(plan, done, store, observed))
     gates = [gate for gate in loaded.recipe.gates if gate.measure.partition("/")[0] in plan.runs]

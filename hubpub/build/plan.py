@@ -223,6 +223,12 @@ def _compared_with(loaded: LoadedRecipe, run: str) -> list[str]:
     return [other for other in dict.fromkeys(others) if other is not None and other != run]
 
 
+def _timed(loaded: LoadedRecipe, run: str) -> bool:
+    """Whether its own metrics, or those of a run that is compared with it, read its timings."""
+    readers = [run, *(other for other in loaded.recipe.measure if run in _compared_with(loaded, other))]
+    return any(metric.timings for name in readers for metric in loaded.recipe.measure[name].metric_specs())
+
+
 class _Layout:
     """Collects tasks by name; a task asked for twice is one task."""
 
@@ -291,7 +297,9 @@ class _Layout:
         inputs += [
             (f"options/{reference}", self.ref(reference, "measure", name, "via")) for reference in run.via.references()
         ]
-        self.tasks[f"runs/{name}"] = ClientTask(f"runs/{name}", run.via, tuple(inputs), where=where)
+        self.tasks[f"runs/{name}"] = ClientTask(
+            f"runs/{name}", run.via, tuple(inputs), where=where, timed=_timed(self.loaded, name)
+        )
         others = _compared_with(self.loaded, name)
         compared = tuple((f"others/{other}", Ref(f"runs/{other}", EVERYTHING)) for other in others)
         mine = (corpus, ("run", Ref(f"runs/{name}", EVERYTHING)))

@@ -19,6 +19,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document in
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Locked = Annotated[bool, typer.Option("--locked", help="Resolve nothing: fail if the lock file does not answer.")]
 Only = Annotated[str | None, typer.Option(help="Only this published file.", metavar="FILE", show_default=False)]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Workers that share the clips of a run of which nothing is timed. Default: one for each thread of its "
+        "client, one for a model of more than half a gigabyte.",
+        show_default=False,
+    ),
+]
 Variant = Annotated[str | None, typer.Option(help="Only this variant.", metavar="NAME", show_default=False)]
 
 

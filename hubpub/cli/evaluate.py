@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hubpub.cli.common import AsJson, CacheFolder, Locked, Quiet, place, print_json, printable, shown
+from hubpub.cli.common import AsJson, CacheFolder, Jobs, Locked, Quiet, place, print_json, printable, shown
 from hubpub.cli.progress import reporter
 
 
@@ -31,6 +31,7 @@ def evaluate(
             "--output", "-o", help="Folder for the figures. Default: evaluations/<release>.", show_default=False
         ),
     ] = None,
+    jobs: Jobs = None,
     cache: CacheFolder = None,
     json: AsJson = False,
     quiet: Quiet = False,
@@ -54,7 +55,7 @@ def evaluate(
         recipe_of(place(recipe) if recipe else where, store) as (path, _, own),
     ):
         folder = output or Path("evaluations") / re.sub(r"[^\w.@-]+", "-", release.removeprefix("hf://")).strip("-.")
-        done = run_evaluation(where, path, store, report, output=folder, locked=locked or own is not None)
+        done = run_evaluation(where, path, store, report, output=folder, locked=locked or own is not None, jobs=jobs)
     found = done.evaluation
     missed = found.missed()
     if json:

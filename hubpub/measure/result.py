@@ -24,6 +24,8 @@ from hubpub.errors import MeasureError
 from hubpub.measure.measurement import Machine
 
 JOB, UTTERANCES, TIMINGS, RUN, OUTPUTS = "job.json", "utterances.jsonl", "timings.jsonl", "run.json", "outputs"
+PARTS = "parts"
+"""What each of several workers has done so far; gone when the run is finished."""
 
 
 Kind = Literal["text", "arrays", "turns"]
@@ -47,6 +49,7 @@ class Job(_Frozen):
         sizes: their bytes.
         files: sha256 of other files that the client reads, by reference.
         synthetic: whether the weights or the audio are made up.
+        timed: whether it ran alone; else several workers shared the machine, and its timings say nothing.
     """
 
     run: str
@@ -58,6 +61,13 @@ class Job(_Frozen):
     sizes: dict[str, int]
     files: dict[str, str]
     synthetic: bool
+    timed: bool = True
+
+    @model_serializer(mode="wrap")
+    def _timed_without_saying_so(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What earlier versions wrote."""
+        fields: dict[str, Any] = dump(self)
+        return {name: value for name, value in fields.items() if name != "timed" or not value}
 
 
 class Piece(_Frozen):

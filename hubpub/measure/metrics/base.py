@@ -24,6 +24,7 @@ class Metric(BaseModel):
         gives: names of the measurements that it makes.
         deltas: those of them that also come as differences to another run.
         needs: what the client must make.
+        timings: whether it reads how long things took, or how much memory; then the run has the machine for itself.
         libraries: distributions whose versions decide the figure, besides the client's.
         needs_against: whether it says nothing without a second run, the reference.
     """
@@ -34,6 +35,7 @@ class Metric(BaseModel):
     gives: ClassVar[tuple[str, ...]]
     deltas: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[Kind, ...]] = ()
+    timings: ClassVar[bool] = False
     libraries: ClassVar[tuple[str, ...]] = ()
     needs_against: ClassVar[bool] = False
 
@@ -64,6 +66,9 @@ class Metric(BaseModel):
             raise MeasureError(
                 f"{self.metric} was asked for on another corpus than was run", where=f"run {run.job.run}", fix="run it"
             )
+        if self.timings and not run.job.timed:
+            what = f"{self.metric} cannot be taken: several workers shared the machine, so its timings say nothing"
+            raise MeasureError(what, where=f"run {run.job.run}", fix="run it alone")
 
     def _reference(self, against: RunResult | None) -> RunResult:
         if against is None:
