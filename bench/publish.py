@@ -46,10 +46,12 @@ def with_hubpub(release: Path) -> None:
     import hf_xet
     import huggingface_hub.hf_api
 
+    import hubpub.publish.checks
     from hubpub.publish.publish import Options, publish
     from hubpub.report import Silent
 
     assert hf_xet
+    assert hubpub.publish.checks
     huggingface_hub.hf_api.HfApi().create_repo(REPO)
     report(lambda: publish(release, Options(repo=REPO), Silent()))
 
@@ -73,7 +75,7 @@ def main() -> None:
     """Compare, print one line of JSON last."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=600)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where to work; needs four times the size")
     parser.add_argument("--run", choices=PEERS, help=argparse.SUPPRESS)
     parser.add_argument("paths", nargs="*", type=Path, help=argparse.SUPPRESS)

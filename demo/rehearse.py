@@ -34,6 +34,7 @@ def main() -> None:
     assert publish is not None, "the recipe says where the release is published"
     with tempfile.TemporaryDirectory() as scratch, LocalHub(Path(scratch, "hub")) as hub:
         client = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token(), "HF_HOME": str(Path(scratch, "home"))}
+        client["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
         environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")} | client
         print(f"a Hub on loopback: HF_ENDPOINT={hub.endpoint}", flush=True)
         hubpub = str(Path(sys.executable).with_name("hubpub"))

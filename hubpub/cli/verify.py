@@ -15,14 +15,17 @@ if TYPE_CHECKING:
 
 def verify(
     release: Annotated[
-        str, typer.Argument(help="A release folder, or OWNER/REPO[@REVISION] on the Hub.", show_default=False)
+        str,
+        typer.Argument(
+            help="A release folder, or OWNER/REPO[@REVISION] on the Hub.", show_default=False, metavar="RELEASE"
+        ),
     ],
     json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Check every byte of a release against its manifest: of a folder, or of a repo, which is downloaded.
 
-    Examples: hubpub verify dist/whisper-tiny.en, hubpub verify OWNER/REPO@v1.0
+    Example: hubpub verify dist/whisper-tiny.en
     """
     manifest = _verify(release, quiet or json)
     listed = manifest.listed_files()

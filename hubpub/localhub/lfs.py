@@ -181,7 +181,11 @@ async def put_part(request: Request) -> Response:
     if got != size:
         raise bad_request("IncompleteBody")
     parts.arrived(upload, offset + size, digest)
-    return Response(headers={"ETag": f'"{upload}-{offset}"'})
+    return Response(headers={"ETag": _part_etag(upload, offset)})
+
+
+def _part_etag(upload: str, offset: int) -> str:
+    return f'"{upload}-{offset}"'
 
 
 def complete(call: Call) -> Response:
@@ -191,9 +195,12 @@ def complete(call: Call) -> Response:
     upload, oid, size = values["upload"], values["oid"], int(values["size"])
     if call.hub.blobs.has(oid):
         return answer({})  # the answer to the first call was lost
-    numbers = [part.get("partNumber") for part in call.json.get("parts", []) if isinstance(part, dict)]
-    if numbers != list(range(1, -(-size // call.hub.multipart_bytes) + 1)):
+    step = call.hub.multipart_bytes
+    named = [part for part in call.json.get("parts", []) if isinstance(part, dict)]
+    if [part.get("partNumber") for part in named] != list(range(1, -(-size // step) + 1)):
         raise bad_request("InvalidPartOrder")
+    if [part.get("etag") for part in named] != [_part_etag(upload, offset) for offset in range(0, size, step)]:
+        raise bad_request("InvalidPart: an ETag is not that of the part that arrived")
     if parts.finish(upload, size) != oid:
         parts.path(upload).unlink()
         raise bad_request("BadDigest: the content is not what its sha256 says")

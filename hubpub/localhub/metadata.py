@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hubpub.localhub.terms import LANGUAGE, LICENSES, PIPELINE_TAGS
+from hubpub.hub_terms import LANGUAGE, LICENSES, PIPELINE_TAGS
 
 if TYPE_CHECKING:
     from starlette.responses import Response

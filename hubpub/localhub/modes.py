@@ -63,7 +63,7 @@ def _pattern(glob: str) -> re.Pattern[str]:
     glob = glob.rstrip("/")
     anchored = "/" in glob
     result = "" if anchored else "(?:.*/)?"
-    for token in re.findall(r"\*\*/|/\*\*|\*|\?|\[[^\]]*\]|.", glob.lstrip("/")):
+    for token in re.findall(r"\*\*/|/\*\*$|\*|\?|\[[^\]]*\]|.", glob.lstrip("/")):
         if token == "**/":
             result += "(?:.*/)?"
         elif token == "/**":
@@ -73,8 +73,9 @@ def _pattern(glob: str) -> re.Pattern[str]:
         elif token == "?":
             result += "[^/]"
         elif token.startswith("[") and len(token) > 2:
-            inside = token[1:-1].replace("\\", "\\\\")
-            result += f"[{'^' + inside[1:] if inside[0] == '!' else inside}]"
+            negated = token[1] in "!^"
+            inside = "".join(each if each in "-" else re.escape(each) for each in token[1 + negated : -1])
+            result += f"[{'^' if negated else ''}{inside.replace('--', '-')}]"
         else:
             result += re.escape(token)
     try:

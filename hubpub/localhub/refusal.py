@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +33,7 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not a fault
         self.message = message
         self.body = body if body is not None else {"error": message}
         plain = message.encode("ascii", "replace").decode().replace("\n", " ")
-        self.headers = {"X-Error-Message": plain, **(headers or {})}
+        self.headers = {"X-Error-Message": plain, "X-Request-Id": f"localhub-{secrets.token_hex(8)}", **(headers or {})}
         if code:
             self.headers["X-Error-Code"] = code
         super().__init__(message)

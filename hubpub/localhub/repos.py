@@ -148,7 +148,9 @@ class Repos:
 
     def namespace_owners(self, namespace: str) -> set[str]:
         """Who made the repos in a namespace."""
-        rows = self._database.rows("SELECT DISTINCT owner FROM repos WHERE name LIKE ? || '/%'", namespace)
+        rows = self._database.rows(
+            "SELECT DISTINCT owner FROM repos WHERE substr(name, 1, ?) = ?", len(namespace) + 1, f"{namespace}/"
+        )
         return {row["owner"] for row in rows}
 
     # refs

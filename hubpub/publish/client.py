@@ -271,10 +271,17 @@ class Hub:
 
 
 def addition(path: str, file: Path, sha256: str) -> CommitOperationAdd:
-    """A file to send whose digest is known already, so that the client does not read it twice."""
+    """A file to send whose digest is known already, so that the client does not read it twice.
+
+    Raises:
+        PublishError: it is gone, or has a name that the Hub does not take.
+    """
     from huggingface_hub import CommitOperationAdd
 
-    made = CommitOperationAdd(path, file)
+    try:
+        made = CommitOperationAdd(path, file)
+    except (OSError, ValueError) as error:
+        raise PublishError(f"cannot be sent: {clean(str(error))}", where=str(file), fix="build it again") from error
     made.upload_info.sha256 = bytes.fromhex(sha256)
     return made
 

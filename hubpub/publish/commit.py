@@ -68,15 +68,6 @@ class Target:
         plain = compare(self.release, files, self.keep)
         return plain if plain.stands else self.diff(read_commit(self.hub, commit, files.files))
 
-    def moved(self, head: str | None, compared: str | None) -> MovedError:
-        """The head is not the one that was compared, and does not hold the release."""
-        return MovedError(
-            f"{self.branch} was {(compared or 'empty')[:12]} when it was compared and is {(head or 'gone')[:12]} now; "
-            "nothing was published",
-            where=self.hub.where,
-            fix="look with `hubpub diff`, then publish again, or use --rediff",
-        )
-
 
 @dataclass(frozen=True)
 class Landed:
@@ -98,16 +89,15 @@ def commit_directly(target: Target, remote: Remote, diff: Diff) -> Landed:
     assert remote.commit is not None
     additions = send(target, diff, pull_request=False)
 
-    def holds(head: str) -> bool:
-        return target.diff_at(head).stands
-
     return post(
-        target,
+        target.hub,
+        target.reporter,
         operations(diff, additions, remote.commit),
         revision=target.branch,
         parent=remote.commit,
         title=target.title,
-        holds=holds,
+        description=target.description,
+        holds=lambda head: target.diff_at(head).stands,
     )
 
 
@@ -144,64 +134,76 @@ def operations(diff: Diff, additions: Sequence[CommitOperationAdd], parent: str)
 
 
 def post(
-    target: Target,
+    hub: Hub,
+    reporter: Reporter,
     asked: Sequence[Operation],
     *,
     revision: str,
     parent: str,
     title: str,
+    description: str,
     holds: Callable[[str], bool],
 ) -> Landed:
     """Ask for a commit on ``revision`` until it is there, or cannot be; ``holds(head)``: that is what was wanted."""
-    hub = target.hub
     for attempt in range(1, TRIES + 1):
         head = hub.head(revision)
         if head != parent:  # also before the first try: the client sends no commit where it sees nothing to change
-            return _settle(target, head, parent, holds)
+            return _settle(hub, revision, head, parent, holds)
         try:
-            made = hub.commit(asked, title=title, description=target.description, revision=revision, parent=parent)
+            made = hub.commit(asked, title=title, description=description, revision=revision, parent=parent)
         except client_errors() as error:
             trouble = diagnose(error)
-            head = head_after(target, revision, trouble)
+            head = head_after(hub, revision, trouble)
             if head != parent:
-                return _settle(target, head, parent, holds)
+                return _settle(hub, revision, head, parent, holds)
             if attempt == TRIES or not (trouble.transient or trouble.status in AGAIN):
                 raise trouble.error(hub.where, f"{revision} is as it was") from error
             hub.pause(attempt, trouble)
         except BaseException:
-            target.reporter.note(
-                f"stopped while {hub.repo} was committing: `hubpub diff` says whether it was published"
-            )
+            reporter.note(f"stopped while {hub.repo} was asked for a commit: `hubpub diff` says whether it was made")
             raise
         else:
             return Landed(made.oid, made.commit_url)
     raise AssertionError("unreachable")
 
 
-def head_after(target: Target, revision: str, trouble: Trouble) -> str | None:
-    """The head after a commit whose outcome is not known."""
+def head_after(hub: Hub, revision: str, trouble: Trouble) -> str | None:
+    """The head after a request whose outcome is not known.
+
+    Raises:
+        PublishError: it cannot be read. Nothing was changed where the request was plainly refused.
+    """
     try:
-        return target.hub.head(revision)
+        return hub.head(revision)
     except PublishError as error:
-        raise PublishError(
-            f"{trouble.what}, and whether the commit was made cannot be told: {error.what}",
-            where=target.hub.where,
-            fix="run the same command again later: it sees what is there",
-        ) from error
+        if trouble.refused:
+            raise trouble.error(hub.where, f"{revision} is as it was") from error
+        raise _unknown(hub, f"{trouble.what}, and whether the commit was made cannot be told: {error.what}") from error
 
 
-def _settle(target: Target, head: str | None, parent: str, holds: Callable[[str], bool]) -> Landed:
+def _settle(hub: Hub, revision: str, head: str | None, parent: str, holds: Callable[[str], bool]) -> Landed:
     """The head is another one: either it is what was wanted, or somebody else's."""
     try:
         if head is not None and holds(head):
-            return Landed(head, target.hub.url("commit", head), recognised=True)
+            return Landed(head, hub.url("commit", head), recognised=True)
     except HubpubError as error:
-        raise PublishError(
-            f"the head moved to {str(head)[:12]}, and whether it holds the release cannot be told: {error.what}",
-            where=target.hub.where,
-            fix="run the same command again later: it sees what is there",
-        ) from error
-    raise target.moved(head, parent)
+        what = f"the head moved to {str(head)[:12]}, and whether that is this commit cannot be told: {error.what}"
+        raise _unknown(hub, what) from error
+    raise moved(hub, revision, head, parent)
+
+
+def _unknown(hub: Hub, what: str) -> PublishError:
+    return PublishError(what, where=hub.where, fix="run the same command again later: it sees what is there")
+
+
+def moved(hub: Hub, revision: str, head: str | None, compared: str | None) -> MovedError:
+    """The head is not the one that was compared, and does not hold what was wanted."""
+    return MovedError(
+        f"{revision} was {(compared or 'empty')[:12]} when it was compared and is {(head or 'gone')[:12]} now; "
+        "nothing was changed",
+        where=hub.where,
+        fix="look at what is there, then run the command again; `hubpub publish --rediff` compares anew by itself",
+    )
 
 
 def verify(target: Target, revision: str, *, revert_to: str | None) -> int:

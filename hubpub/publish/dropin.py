@@ -13,7 +13,6 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from hubpub.errors import OnnxFileError, nearest
@@ -181,8 +180,3 @@ def _gone(path: Path, keys: tuple[str, ...]) -> list[str]:
     except (OSError, ValueError, RecursionError):
         data = None
     return sorted(set(keys) - set(data)) if isinstance(data, dict) else list(keys)
-
-
-def kept_remotely(path: str, spec: PublishSpec) -> bool:
-    """Whether a file of the remote repo is left alone though the release does not hold it."""
-    return any(fnmatchcase(path, pattern) for pattern in spec.keep)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from hubpub.hub_terms import LICENSES
 from hubpub.manifest import Manifest
 from hubpub.recipe import Recipe
-from hubpub.recipe.hub_metadata import LICENSES
 
 PUBLIC_DOMAIN = frozenset({"0bsd", "cc0-1.0", "mit-0", "pddl", "public domain", "unlicense", "wtfpl"})
 """Asks for nothing."""

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from hubpub.card.figures import figure
 from hubpub.errors import HubpubError, MovedError, PublishError, RefusedError
 from hubpub.publish.client import Hub
-from hubpub.publish.commit import Landed, Target, commit_directly, verify, way_back
+from hubpub.publish.commit import Landed, Target, commit_directly, moved, verify, way_back
 from hubpub.publish.diff import GITATTRIBUTES, Diff
 from hubpub.publish.pull import Opened, commit_by_merge, open_pull_request, too_large
 from hubpub.publish.release import Release, open_release
@@ -184,7 +184,7 @@ def _prepared(target: Target, remote: Remote, spec: PublishSpec) -> Remote:
             raise PublishError("exists, but this token may not see it", where=hub.where, fix=fix)
         remote = read_commit(hub, main)
         if set(remote.files) - {GITATTRIBUTES}:
-            raise target.moved(main, None)
+            raise moved(hub, "main", main, None)
     if missing and remote.commit is not None:
         hub.create_branch(spec.branch, remote.commit)
         reporter.note(f"made the branch {spec.branch} from main")

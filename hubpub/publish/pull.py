@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from hubpub.errors import HubpubError, PublishError
 from hubpub.publish.client import TRIES
-from hubpub.publish.commit import AGAIN, Landed, Target, different, head_after, operations, post, send
+from hubpub.publish.commit import AGAIN, Landed, Target, different, head_after, moved, operations, post, send
 from hubpub.publish.diff import Diff
 from hubpub.publish.remote import Remote
 from hubpub.publish.trouble import client_errors, diagnose
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 MOST_FILES = 100
 """Files of one commit: the Hub gives a commit 60 seconds and asks for 50 to 100 files in each."""
+MOST_BYTES = 100 << 20
+"""Bytes of files that git keeps, which travel within the commit itself: those of one commit."""
+GIT_BYTES = 10 << 20
+"""Larger files are never kept in git."""
 NEWEST = 10
 """Pull requests, from the newest, that are looked at for the same release."""
 
@@ -44,7 +48,8 @@ class Opened:
 
 def too_large(diff: Diff) -> bool:
     """Whether one commit could not take it."""
-    return len(diff.sent) + len(diff.removed) > MOST_FILES
+    in_git = sum(each.sends for each in diff.sent if each.sends <= GIT_BYTES)
+    return len(diff.sent) + len(diff.removed) > MOST_FILES or in_git > MOST_BYTES
 
 
 def open_pull_request(target: Target, remote: Remote, diff: Diff) -> Opened:
@@ -75,7 +80,7 @@ def commit_by_merge(target: Target, remote: Remote, diff: Diff) -> Landed:
             )
             raise PublishError(what, where=target.hub.where, fix="publish again")
         if (head := target.hub.head(target.branch)) != remote.commit:
-            raise target.moved(head, remote.commit)
+            raise moved(target.hub, target.branch, head, remote.commit)
         _make_ready(target, opened)
         return _merge(target, opened, remote)
 
@@ -83,7 +88,7 @@ def commit_by_merge(target: Target, remote: Remote, diff: Diff) -> Landed:
 def _commits(target: Target, remote: Remote, diff: Diff) -> Opened:
     assert remote.commit is not None
     asked = operations(diff, send(target, diff, pull_request=True), remote.commit)
-    parts = [asked[start : start + MOST_FILES] for start in range(0, len(asked), MOST_FILES)]
+    parts = _parts(asked)
     opened = _open(target, parts[0], remote.commit)
     with _closed_on_failure(target, opened):
         if target.hub.pull_request(opened.number).target_branch not in _names(target):
@@ -92,6 +97,21 @@ def _commits(target: Target, remote: Remote, diff: Diff) -> Opened:
         for number, part in enumerate(parts[1:], 2):
             opened = replace(opened, commit=_add(target, opened, part, f"{target.title} ({number} of {len(parts)})"))
     return opened
+
+
+def _parts(asked: Sequence[Operation]) -> list[list[Operation]]:
+    """Cut so that each part may be one commit."""
+    parts: list[list[Operation]] = [[]]
+    held = 0
+    for each in asked:
+        info = getattr(each, "upload_info", None)
+        size = info.size if info is not None and getattr(each, "_upload_mode", None) == "regular" else 0
+        if parts[-1] and (len(parts[-1]) == MOST_FILES or held + size > MOST_BYTES):
+            parts.append([])
+            held = 0
+        parts[-1].append(each)
+        held += size
+    return parts
 
 
 def _open(target: Target, part: Sequence[Operation], parent: str) -> Opened:
@@ -133,7 +153,16 @@ def _add(target: Target, opened: Opened, part: Sequence[Operation], title: str) 
         there = Remote(head, target.hub.tree(head))
         return wanted <= {each.path for each in target.diff(there).same} and not gone & there.files.keys()
 
-    return post(target, part, revision=opened.ref, parent=opened.commit, title=title, holds=holds).commit
+    return post(
+        target.hub,
+        target.reporter,
+        part,
+        revision=opened.ref,
+        parent=opened.commit,
+        title=title,
+        description="",
+        holds=holds,
+    ).commit
 
 
 def _merge(target: Target, opened: Opened, remote: Remote) -> Landed:
@@ -143,14 +172,14 @@ def _merge(target: Target, opened: Opened, remote: Remote) -> Landed:
             hub.merge(opened.number)
         except client_errors() as error:
             trouble = diagnose(error)
-            head = head_after(target, target.branch, trouble)
+            head = head_after(hub, target.branch, trouble)
             if head == remote.commit:
                 if attempt == TRIES or not (trouble.transient or trouble.status in AGAIN):
                     raise trouble.error(hub.where, f"{target.branch} is as it was") from error
                 hub.pause(attempt, trouble)
                 continue
             if hub.pull_request(opened.number).status != "merged":
-                raise target.moved(head, remote.commit) from error
+                raise moved(target.hub, target.branch, head, remote.commit) from error
         return _merged(target, opened, remote)
     raise AssertionError("unreachable")
 

@@ -10,10 +10,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hubpub.errors import MovedError, PublishError
-from hubpub.publish.client import TRIES, Hub
+from hubpub.errors import PublishError
+from hubpub.publish.client import Hub
+from hubpub.publish.commit import post
 from hubpub.publish.remote import RemoteFile
-from hubpub.publish.trouble import client_errors, diagnose
 from hubpub.report import Reporter
 
 if TYPE_CHECKING:
@@ -75,7 +75,16 @@ def revert(
         return plan
     hub.check_access(write=True)
     reporter.start("revert", f"{repo} to {commit[:12]}", None)
-    made = _post(hub, plan, branch, then)
+    made = post(
+        hub,
+        reporter,
+        _operations(plan),
+        revision=branch,
+        parent=head,
+        title=f"Revert to {commit[:12]}" + (f": {title}" if title else ""),
+        description=f"Replaces: {head}",
+        holds=lambda moved_to: hub.tree(moved_to) == then,
+    ).commit
     if hub.tree(made) != then:
         what = f"REVERTED as {made[:12]}, BUT WRONG: the files are not those of {commit[:12]}"
         raise PublishError(what, where=repo, fix="run the same command again")
@@ -101,32 +110,10 @@ def _commit(hub: Hub, branch: str, head: str, now: dict[str, RemoteFile], to: st
     return commit, next((each.title for each in history if each.commit_id == commit), "")
 
 
-def _post(hub: Hub, plan: Reverted, branch: str, then: dict[str, RemoteFile]) -> str:
-    """The one commit; its id. As in `hubpub.publish.commit.post`, the head says what became of it."""
+def _operations(plan: Reverted) -> list[Operation]:
     from huggingface_hub import CommitOperationCopy, CommitOperationDelete
 
-    title = f"Revert to {plan.to[:12]}" + (f": {plan.title}" if plan.title else "")
-    for attempt in range(1, TRIES + 1):
-        asked: list[Operation] = [
-            *(CommitOperationCopy(path, path, src_revision=plan.to) for path in plan.restored),
-            *(CommitOperationDelete(path, is_folder=False) for path in plan.removed),
-        ]
-        head = hub.head(branch)
-        if head == plan.before:
-            try:
-                return hub.commit(
-                    asked, title=title, description=f"Replaces: {plan.before}", revision=branch, parent=plan.before
-                ).oid
-            except client_errors() as error:
-                trouble = diagnose(error)
-                head = hub.head(branch)
-                if head == plan.before:
-                    if attempt == TRIES or not trouble.transient:
-                        raise trouble.error(hub.where, f"{branch} is as it was") from error
-                    hub.pause(attempt, trouble)
-                    continue
-        if head is not None and hub.tree(head) == then:
-            return head
-        what = f"{branch} moved from {plan.before[:12]} to {str(head)[:12]} meanwhile; nothing was done"
-        raise MovedError(what, where=hub.where, fix="look at its page, then run the command again")
-    raise AssertionError("unreachable")
+    return [
+        *(CommitOperationCopy(path, path, src_revision=plan.to) for path in plan.restored),
+        *(CommitOperationDelete(path, is_folder=False) for path in plan.removed),
+    ]

@@ -23,7 +23,7 @@ WINDOW = 1 << 20
 HEAD = 1 << 20
 """Of large binary files of no format that we know, so many bytes at either end are looked at."""
 
-WHOLE = 32 << 20
+WHOLE = 16 << 20
 """Smaller ones are looked at from end to end."""
 
 GGUF_METADATA = 64 << 20

@@ -36,6 +36,11 @@ class Trouble:
     transient: bool = False
     wait: float | None = None
 
+    @property
+    def refused(self) -> bool:
+        """A plain no: whatever was asked for was not done."""
+        return self.status in (400, 401, 402, 403, 404, 413, 422)
+
     def error(self, where: str, state: str = "") -> PublishError:
         """The exception to raise; ``state`` says what became of the remote."""
         return PublishError(f"{self.what}; {state}" if state else self.what, where=where, fix=self.fix)

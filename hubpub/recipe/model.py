@@ -8,10 +8,11 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapt
 
 from hubpub.corpus.spec import CorpusSpec
 from hubpub.gate import GateSpec
+from hubpub.hub_terms import LANGUAGE
 from hubpub.measure.clients import AnyClient
 from hubpub.measure.metrics import AnyMetric, MetricName
 from hubpub.measure.metrics.base import Metric
-from hubpub.recipe.hub_metadata import LANGUAGE, REPO_ID, HubTag, Language, License, PipelineTag, RepoId
+from hubpub.recipe.hub_metadata import REPO_ID, HubTag, Language, License, PipelineTag, RepoId
 from hubpub.source import HubSource, LocalSource, PypiSource
 from hubpub.transform.fp16 import Fp16
 from hubpub.transform.shard import Shard

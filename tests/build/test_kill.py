@@ -99,7 +99,7 @@ class Arena:
         assert manifest is not None
         assert manifest.model_dump(exclude={"observed"}) == self.expected.model_dump(exclude={"observed"})
         beside = {path.name for path in self.case.iterdir() if not path.name.endswith(".error")}
-        assert beside == {"store", "release", ".release.lock"}
+        assert beside == {"store", "release", ".release.lock", ".last"}
 
     def check(self, mark: str) -> Manifest | None:
         """What must be true after any end of a build; gives the finished release, if there is one."""

@@ -198,6 +198,11 @@ api.merge_pull_request("tester/data", pull.pr_num, repo_type="dataset")
 assert "y" in api.list_repo_files("tester/data", repo_type="dataset")
 import httpx2
 say(httpx2.get(os.environ["HF_ENDPOINT"] + "/api/datasets/tester/data/parquet").json())
+system = HfFileSystem()
+assert system.ls("datasets/tester/data/data", detail=False)[0] == "datasets/tester/data/data/test-0.parquet"
+with system.open("datasets/tester/data/data/test-0.parquet", "rb") as file:
+    file.seek(5)
+    assert file.read() == b"test"
 try:
     api.model_info("tester/data")
 except RepositoryNotFoundError:

@@ -192,4 +192,4 @@ def test_large_files_do_not_make_the_hub_large(tmp_path: Path) -> None:
         finally:
             server.kill()
             server.wait()
-    assert peaks[1] - peaks[0] < 64 << 20, peaks  # less than one xorb
+    assert peaks[1] - peaks[0] < 96 << 20, peaks  # a xorb, and chunks on their way

@@ -104,6 +104,7 @@ def test_the_same_files_in_another_repo_cost_nothing(hub: LocalHub, tmp_path: Pa
         assert hub.files("tester/other") == hub.files("tester/made")
 
 
+@pytest.mark.slow
 def test_a_hub_that_was_wiped_commits_nothing_for_a_client_that_remembers(tmp_path: Path) -> None:
     home = tmp_path / "up"
     with LocalHub(tmp_path / "first") as hub:

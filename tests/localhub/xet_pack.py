@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import struct
 from collections.abc import Sequence
 
@@ -56,3 +57,10 @@ def xorb_record(xorb: str, lengths: Sequence[int], packed: int = 0) -> bytes:
 def shard_of(files: Sequence[bytes], xorbs: Sequence[bytes] = (), *, version: int = 2, footer: bytes = b"") -> bytes:
     header = TAG + struct.pack("<QQ", version, len(footer))
     return header + b"".join(files) + END + b"".join(xorbs) + END + footer
+
+
+CHUNKS = [random.Random(count).randbytes(1 + count * 37) for count in range(9)] + [bytes(5000), b"abcd" * 700]
+LENGTHS = [len(chunk) for chunk in CHUNKS]
+WHOLE = b"".join(CHUNKS)
+SHA256 = hashlib.sha256(WHOLE).hexdigest()
+XORB, OTHER, FILE = name("xorb"), name("another"), name("file")

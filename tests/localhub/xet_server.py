@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx2
 import uvicorn
+import xet_pack
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -124,6 +125,16 @@ def listening(port: int = 0) -> Iterator[Listening]:
 def serving(root: Path, *, port: int = 0) -> Iterator[Served]:
     with listening(port) as app:
         yield app.serve(root)
+
+
+def refused(response: httpx2.Response, status: int, *says: str) -> None:
+    assert response.status_code == status, response.text
+    assert all(text in response.json()["error"] for text in says), response.text
+    assert "\n" not in response.json()["error"]
+
+
+def post_xorb(http: httpx2.Client, body: bytes | None = None, xorb: str = xet_pack.XORB) -> httpx2.Response:
+    return http.post(f"/v1/xorbs/default/{xorb}", content=xet_pack.xorb_of(xet_pack.CHUNKS) if body is None else body)
 
 
 @dataclass

@@ -7,25 +7,24 @@ import itertools
 import json
 import os
 import shutil
-import signal
 import subprocess
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+from warm import Command, start
 
 from hubpub.localhub import LocalHub
 from hubpub.manifest import CARD, MANIFEST, Digest, FileRecord, Manifest, Observed, SourceRecord
 from hubpub.measure.measurement import Machine, Measurement
 
 REPO = "tester/toy"
-MAIN = "from hubpub.cli import main; main()"
+LFS = pytest.mark.parametrize("stage", ["lfs"], indirect=True)
+"""For tests whose fixtures use ``stage`` though it does not matter to them how contents travel."""
 MACHINE = Machine(cpu="a test's", kernels="none", cores=1, system="Linux")
-BIG = 11 << 20
-"""Bytes of a file that the Hub keeps apart from git."""
 
 
 def noise(seed: int, size: int = 70_000) -> bytes:
@@ -171,31 +170,21 @@ class Stage:
 
     def run(self, *arguments: str | Path, code: int = 0, **changes: str) -> subprocess.CompletedProcess[str]:
         """Run ``hubpub``; it must end with ``code`` and never with a traceback or the token."""
-        done = subprocess.run(
-            [sys.executable, "-c", MAIN, *map(str, arguments)],
-            cwd=self.folder,
-            env=self.environment(**changes),
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        running = self.start(*arguments, **changes)
+        try:
+            out, err = running.communicate(timeout=120)
+        finally:
+            running.kill()
+        done = subprocess.CompletedProcess(arguments, running.returncode or 0, out, err)
         said = done.stdout + done.stderr
         assert "Traceback" not in said, said
         assert not self.token or self.token not in said
         assert done.returncode == code, said
         return done
 
-    def start(self, *arguments: str | Path, **changes: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str | Path, **changes: str) -> Command:
         """Start ``hubpub`` and go on, to interrupt it or to race it."""
-        return subprocess.Popen(
-            [sys.executable, "-c", MAIN, *map(str, arguments)],
-            cwd=self.folder,
-            env=self.environment(**changes),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
+        return start([*map(str, arguments)], self.folder, self.environment(**changes))
 
     def publish(self, release: Path, *options: str, code: int = 0, **changes: str) -> dict[str, Any]:
         """``hubpub publish --json``."""

@@ -9,9 +9,9 @@ from check_tools import publishable, reasons, release, rewrite
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hubpub.hub_terms import LICENSES
 from hubpub.manifest import read_manifest
 from hubpub.publish.licence import COPYLEFT, PERMISSIVE, PUBLIC_DOMAIN, published_sources, refused
-from hubpub.recipe.hub_metadata import LICENSES
 from hubpub.recipe.model import Recipe
 
 __all__ = ["publishable", "release"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from made_up import FILES, REPO, Stage, listing, make_release, noise
@@ -32,15 +33,15 @@ def test_the_same_release_is_not_published_twice(stage: Stage, release: Path) ->
     assert {each.method for each in stage.hub.requests} == {"GET"}
 
 
-def test_new_timings_alone_make_no_commit(stage: Stage, release: Path) -> None:
-    stage.hub.seed(REPO, release)
-    before = stage.hub.commits(REPO)
-    again = make_release(stage.folder / "again", seconds=2.0)
+def test_new_timings_alone_make_no_commit(lfs_stage: Stage, release: Path) -> None:
+    lfs_stage.hub.seed(REPO, release)
+    before = lfs_stage.hub.commits(REPO)
+    again = make_release(lfs_stage.folder / "again", seconds=2.0)
     assert listing(again) != listing(release)
-    done = stage.run("publish", again, "--repo", REPO)
+    done = lfs_stage.run("publish", again, "--repo", REPO)
     assert "nothing to publish: it holds this release; only timings differ" in done.stdout
-    assert stage.hub.commits(REPO) == before
-    assert stage.holds(release)
+    assert lfs_stage.hub.commits(REPO) == before
+    assert lfs_stage.holds(release)
 
 
 def test_a_changed_release_sends_what_changed_and_tells_the_figures(stage: Stage, release: Path) -> None:
@@ -77,16 +78,16 @@ def test_a_renamed_weight_is_not_sent_again(stage: Stage, release: Path) -> None
     assert stage.sent() == 0
 
 
-def test_files_that_the_release_does_not_hold_go_unless_they_are_kept(stage: Stage, release: Path) -> None:
-    old = stage.folder / "old"
+def test_files_that_the_release_does_not_hold_go_unless_they_are_kept(lfs_stage: Stage, release: Path) -> None:
+    old = lfs_stage.folder / "old"
     for path in ("old.bin", "assets/logo.svg", "assets/deep/logo.svg"):
         (old / path).parent.mkdir(parents=True, exist_ok=True)
         (old / path).write_text(path)
-    stage.hub.seed(REPO, old)
+    lfs_stage.hub.seed(REPO, old)
     release = make_release(release, publish={"repo": REPO, "keep": ["assets/*"]})
-    done = stage.run("publish", release)
-    assert stage.holds(release, kept=["assets/logo.svg"])
-    assert "assets/logo.svg" in stage.hub.files(REPO)
+    done = lfs_stage.run("publish", release)
+    assert lfs_stage.holds(release, kept=["assets/logo.svg"])
+    assert "assets/logo.svg" in lfs_stage.hub.files(REPO)
     assert "removed  old.bin" in done.stdout
     assert "removed  assets/deep/logo.svg" in done.stdout
     assert "kept     assets/logo.svg" in done.stdout
@@ -128,15 +129,15 @@ def test_what_was_changed_by_hand_is_repaired(lfs_stage: Stage, release: Path, d
     assert lfs_stage.holds(again)
 
 
-def test_a_branch_is_made_from_main_and_main_stays(stage: Stage, release: Path) -> None:
-    stage.hub.seed(REPO, release)
-    before = stage.hub.head(REPO)
-    new = make_release(stage.folder / "new", CHANGED)
-    assert stage.publish(new, "--branch", "next")["state"] == "published"
-    assert stage.hub.head(REPO) == before
-    assert stage.holds(new, "next")
-    assert stage.publish(new, "--branch", "next")["state"] == "unchanged"
-    assert stage.publish(release, "--branch", "copy")["commit"] == before
+def test_a_branch_is_made_from_main_and_main_stays(lfs_stage: Stage, release: Path) -> None:
+    lfs_stage.hub.seed(REPO, release)
+    before = lfs_stage.hub.head(REPO)
+    new = make_release(lfs_stage.folder / "new", CHANGED)
+    assert lfs_stage.publish(new, "--branch", "next")["state"] == "published"
+    assert lfs_stage.hub.head(REPO) == before
+    assert lfs_stage.holds(new, "next")
+    assert lfs_stage.publish(new, "--branch", "next")["state"] == "unchanged"
+    assert lfs_stage.publish(release, "--branch", "copy")["commit"] == before
 
 
 def test_the_recipe_says_where_it_goes(lfs_stage: Stage) -> None:
@@ -146,7 +147,8 @@ def test_the_recipe_says_where_it_goes(lfs_stage: Stage) -> None:
     assert "tag: v1" in done.stdout
     assert lfs_stage.hub.head(REPO, "v1") == lfs_stage.hub.head(REPO)
     assert lfs_stage.holds(release)
-    lfs_stage.run("diff", release, code=1, HF_TOKEN="")  # it is private
+    stranger = lfs_stage.run("diff", release, HF_TOKEN=lfs_stage.hub.token(user="somebody")).stdout
+    assert "which does not exist yet, or this login may not see it" in stranger  # it is private
     bare = make_release(lfs_stage.folder / "bare")
     assert "does not say where it is published; add `publish:" in lfs_stage.run("publish", bare, code=1).stderr
 
@@ -190,7 +192,7 @@ def test_a_large_release_becomes_visible_at_once(stage: Stage, release: Path) ->
     large = make_release(stage.folder / "large", many(205))
     assert stage.publish(large)["state"] == "published"
     assert stage.holds(large)
-    assert stage.commits_asked() == 1 + 3  # three to the pull request
+    assert stage.commits_asked() == 3  # to the pull request
     assert len(stage.hub.commits(REPO)) == len(before) + 1
     assert stage.publish(large)["state"] == "unchanged"
 
@@ -204,9 +206,13 @@ def test_a_large_release_that_fails_midway_leaves_main(lfs_stage: Stage, release
     stage.hub.fault(route, method="POST", status=403)
     if "status" in route:  # the pull request is open already: break its merge as well
         stage.hub.fault("/merge", method="POST", status=403)
-    stage.run("publish", large, "--repo", REPO, code=1)
+    said = stage.run("publish", large, "--repo", REPO, code=1).stderr
+    assert "the token may not do this" in said
     assert stage.hub.head(REPO) == before
     stage.hub.clear_faults()
+    with urlopen(f"{stage.hub.endpoint}/api/models/{REPO}/discussions/1") as answer:
+        status = json.load(answer)["status"]
+    assert ("pull request 1 could not be closed" in said) == ("status" in route) == (status != "closed")
     assert stage.publish(large)["state"] == "published"
     assert stage.holds(large)
 
@@ -271,6 +277,22 @@ def test_a_release_that_was_touched_is_refused(lfs_stage: Stage, release: Path) 
     assert lfs_stage.hub.requests == []
     (release / "config.json").write_bytes(b"{}\n")
     assert "config.json has 3 bytes, 16 are recorded" in lfs_stage.run("diff", release, "--repo", REPO, code=1).stderr
+
+
+def test_a_ci_job_publishes_without_a_secret(lfs_stage: Stage, release: Path) -> None:
+    """Trusted publishing: the job's identity is exchanged for a token of one repo."""
+    lfs_stage.hub.seed(REPO, release)
+    lfs_stage.hub.trust(REPO, "owner/recipes")
+    new = make_release(lfs_stage.folder / "new", CHANGED)
+    identity = lfs_stage.hub.id_token("owner/recipes")
+    trusted = {"HF_TOKEN": "", "HF_OIDC_RESOURCE": REPO}
+    stranger = lfs_stage.hub.id_token("stranger/recipes")
+    said = lfs_stage.run("publish", new, "--repo", REPO, code=1, HF_OIDC_ID_TOKEN=stranger, **trusted).stderr
+    assert stranger not in said
+    said = lfs_stage.run("publish", new, "--repo", REPO, code=1, **trusted).stderr
+    assert "no token could be had: HF_OIDC_RESOURCE is set but no OIDC id token is available" in said
+    assert lfs_stage.publish(new, HF_OIDC_ID_TOKEN=identity, **trusted)["state"] == "published"
+    assert lfs_stage.holds(new)
 
 
 def test_bad_options_are_one_line(lfs_stage: Stage, release: Path) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from made_up import FILES, REPO, Stage, make_release, noise
+from made_up import FILES, LFS, REPO, Stage, make_release, noise
 
 NEW = {"model.bin": noise(7), "config.json": b"{}\n", "added.bin": noise(8), "added.txt": b"added\n"}
 
@@ -34,6 +34,7 @@ def test_the_commit_before_comes_back_without_sending_weights(stage: Stage, rele
     assert stage.holds(new)
 
 
+@LFS
 @pytest.mark.parametrize("way", ["tag", "commit", "short"])
 def test_any_commit_can_be_named(stage: Stage, release: Path, new: Path, way: str) -> None:
     stage.hub.seed(REPO, make_release(stage.folder / "third", {**FILES, "config.json": b"[]\n"}))

@@ -13,7 +13,7 @@ LICENSES = frozenset(
     grok2-community h-research intel-research isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2
     llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 open-mdw openrail openrail++ osl-3.0
     other pddl postgresql unknown unlicense wtfpl zlib
-    """.split()  # noqa: SIM905 - a list of words reads best as one
+    """.split()
 )
 
 PIPELINE_TAGS = frozenset(
@@ -29,7 +29,7 @@ PIPELINE_TAGS = frozenset(
     unconditional-image-generation video-classification video-text-to-text video-to-video
     visual-document-retrieval visual-question-answering voice-activity-detection zero-shot-classification
     zero-shot-image-classification zero-shot-object-detection
-    """.split()  # noqa: SIM905 - a list of words reads best as one
+    """.split()
 )
 
 LANGUAGE = r"^(?:[a-z]{2,3}(?:-[A-Za-z0-9]{2,8})*|multilingual|code)$"
