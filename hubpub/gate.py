@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Self
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 
 from hubpub.measure.binomial import smallest_n_to_pass, zero_event_bound
 from hubpub.measure.measurement import Measurement
@@ -28,6 +37,11 @@ class GateSpec(BaseModel):
         default=None,
         description="Judge the paired difference to this run/metric, at the bad end of its 95 % interval.",
     )
+    subset: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Judge every part of the corpus whose name fits, such as `section:*` or `language:fr`.",
+    )
     max: Budget | None = Field(default=None, description="Greatest value allowed, in the metric's unit (0.05 is 5 %).")
     min: Budget | None = Field(default=None, description="Smallest value allowed.")
     min_n: int | None = Field(default=None, ge=1, description="Smallest n of the measurement that counts.")
@@ -47,7 +61,14 @@ class GateSpec(BaseModel):
         bounds = (("at most", self.max), ("at least", self.min))
         budgets = [f"{word} {bound:g}" for word, bound in bounds if bound is not None]
         delta = f" less {self.against}" if self.against else ""
-        return f"{self.measure}{delta}: {' and '.join(budgets)}"
+        part = f" on {self.subset}" if self.subset else ""
+        return f"{self.measure}{delta}{part}: {' and '.join(budgets)}"
+
+    @model_serializer(mode="wrap")
+    def _without_an_empty_subset(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What earlier versions wrote: manifests keep their digests."""
+        fields: dict[str, Any] = dump(self)
+        return {name: value for name, value in fields.items() if name != "subset" or value is not None}
 
 
 class Verdict(BaseModel):
@@ -89,9 +110,9 @@ def impossible(gate: GateSpec, n: int) -> str | None:
     Returns:
         The reason, or ``None`` when it can pass.
     """
-    if gate.min_n is not None and n < gate.min_n:
+    if gate.min_n is not None and n < gate.min_n:  # a part is no larger than the corpus
         return f"it wants n of at least {gate.min_n}, and the corpus has {n}"
-    if gate.against is None or gate.measure.rpartition("/")[2] not in _COUNTED:
+    if gate.subset is not None or gate.against is None or gate.measure.rpartition("/")[2] not in _COUNTED:
         return None
     budgets = [budget for budget in (gate.max, None if gate.min is None else -gate.min) if budget is not None]
     tightest = min(budgets)
@@ -108,7 +129,10 @@ def impossible(gate: GateSpec, n: int) -> str | None:
 
 
 def _judge(gate: GateSpec, measurements: Sequence[Measurement], artifacts: Mapping[str, str]) -> Verdict:
-    found = [m for m in measurements if m.key == gate.measure and m.against == gate.against and m.subset is None]
+    named = [m for m in measurements if m.key == gate.measure and m.against == gate.against]
+    if gate.subset is not None:
+        return _judge_parts(gate, [m for m in named if fnmatchcase(m.subset or "", gate.subset)], artifacts)
+    found = [m for m in named if m.subset is None]
     if len(found) != 1:
         delta = f" against {gate.against}" if gate.against else ""
         count = "not measured" if not found else f"measured {len(found)} times, which one counts is unclear"
@@ -118,6 +142,23 @@ def _judge(gate: GateSpec, measurements: Sequence[Measurement], artifacts: Mappi
     finite = {name: _finite(getattr(measured, name)) for name in ("value", "low", "high")}
     reason = failure or f"{_say(measured)}, within the budget"
     return Verdict(gate=gate, passed=failure is None, reason=reason, n=measured.n, unit=measured.unit, **finite)
+
+
+def _judge_parts(gate: GateSpec, found: Sequence[Measurement], artifacts: Mapping[str, str]) -> Verdict:
+    """The first part that fails; when all pass, the one that is nearest to failing."""
+    if not found:
+        return Verdict(gate=gate, passed=False, reason=f"{gate.measure} was not measured on {gate.subset}")
+    whole = gate.model_copy(update={"subset": None})
+    verdicts = []
+    for part in found:
+        verdict = _judge(whole, [part.model_copy(update={"subset": None})], artifacts)
+        verdicts.append(verdict.model_copy(update={"gate": gate, "reason": f"{part.subset}: {verdict.reason}"}))
+    failed = [verdict for verdict in verdicts if not verdict.passed]
+    if failed:
+        return failed[0]
+    worst = max(verdicts, key=lambda each: (each.value or 0.0) if gate.max is not None else -(each.value or 0.0))
+    more = f" (the worst of {len(verdicts)} parts)" if len(verdicts) > 1 else ""
+    return worst.model_copy(update={"reason": worst.reason + more})
 
 
 def _unusable(gate: GateSpec, measured: Measurement, artifacts: Mapping[str, str]) -> str | None:

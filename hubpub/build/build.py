@@ -82,11 +82,13 @@ def build(
     variant: str | None = None,
     published: bool = False,
     reuse: str | None = None,
+    jobs: int | None = None,
 ) -> Built:
     """Build the release of ``recipe`` into the folder ``output`` (``<output>.partial`` for a part of the recipe).
 
     Steps with the same key are taken from the release ``reuse`` (a folder or ``hf://OWNER/REPO[@REVISION]``), or with
-    ``published`` from the one that lies where the recipe is published, and do not run.
+    ``published`` from the one that lies where the recipe is published, and do not run. ``jobs`` workers share the
+    clips of a run that is not timed; default: one for each of its client's threads, one for a large model.
 
     Raises:
         HubpubError: something is wrong; ``output`` is as it was.
@@ -102,7 +104,7 @@ def build(
         there = open_published(reuse, store, reporter) if reuse else None
         if published and not reuse:
             there = published_by(loaded, store, reporter)
-        done, fetched = _run_all(made, store, reporter, there)
+        done, fetched = _run_all(made, store, reporter, there, jobs)
         ran = tuple(name for name, each in done.items() if not each.cached)
         cached = tuple(name for name, each in done.items() if each.cached)
         reused = tuple(name for name, each in done.items() if each.published)
@@ -132,7 +134,7 @@ def build(
 
 
 def _run_all(
-    made: Plan, store: Store, reporter: Reporter, known: PublishedRelease | None
+    made: Plan, store: Store, reporter: Reporter, known: PublishedRelease | None, jobs: int | None
 ) -> tuple[dict[str, Done], int]:
     """Fetch and run; the results, all bytes that the release needs in the store, and the bytes that were downloaded."""
     fetched = 0
@@ -144,7 +146,7 @@ def _run_all(
             if known:
                 _bring(read_in_release(done), known)
             _refuse_impossible_gates(made, done, store)
-            done |= run_tasks(made.work, _with_results(made, done), store, reporter, known, ran)
+            done |= run_tasks(made.work, _with_results(made, done), store, reporter, known, ran, jobs)
             if known:
                 _bring(_read_in_the_end(made, done), known)
                 known.keep(done.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from graphlib import TopologicalSorter
@@ -99,6 +100,46 @@ def make_plan(loaded: LoadedRecipe, lock: Lock, *, only: str | None = None, vari
     )
 
 
+RELEASE = "the release"
+"""Origin of files that were built or published before; no source or step can be called so."""
+
+
+def evaluation_plan(loaded: LoadedRecipe, lock: Lock, files: Mapping[str, FileDigest]) -> tuple[Plan, dict[str, str]]:
+    """Lay out the measurements of a recipe on ``files`` that are there already.
+
+    Returns:
+        The plan, which publishes nothing, and by name why a run is left out.
+    """
+    sources = {name: _digests(lock, name) for name in loaded.recipe.sources}
+    layout = _Layout(loaded, lock, {**sources, RELEASE: files})
+    lacking = {name: _lacking(loaded, name, files) for name in loaded.recipe.measure}
+    runs = [name for name, reason in lacking.items() if reason is None]
+    for name in runs:
+        given = {path: [path, *sidecars(path, files)] for path in _files_of(loaded, name)}
+        layout.run(name, {path: Ref(RELEASE, path) for paths in given.values() for path in paths})
+    needed = layout.needed([f"measurements/{name}" for name in runs])
+    corpora = {loaded.recipe.measure[name].corpus for name in runs}
+    # Nothing is calibrated here, so there is nothing to keep apart.
+    preparation = tuple(task for task in layout.preparation(corpora) if isinstance(task, CorpusTask))
+    plan = Plan(loaded, lock, sources, preparation, needed, (), tuple(runs), partial=True)
+    return plan, {name: reason for name, reason in lacking.items() if reason is not None}
+
+
+def evaluated_files(loaded: LoadedRecipe, names: Collection[str]) -> list[str]:
+    """Those of a release's files that the runs of a recipe are given, external data included."""
+    wanted = {path for run in loaded.recipe.measure for path in _files_of(loaded, run) if path in names}
+    return sorted(wanted | {beside for path in wanted for beside in sidecars(path, names)})
+
+
+def _lacking(loaded: LoadedRecipe, run: str, files: Collection[str]) -> str | None:
+    """Why a run cannot be made from ``files``."""
+    missing = [path for path in _files_of(loaded, run) if path not in files]
+    if missing:
+        return f"there is no {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+    reasons = ((other, _lacking(loaded, other, files)) for other in _compared_with(loaded, run))
+    return next((f"run {other} is compared with: {reason}" for other, reason in reasons if reason), None)
+
+
 def forecast(plan: Plan, store: Store, known: Known | None = None) -> Forecast:
     """Which tasks would run, and how many bytes would be fetched and written; touches no network."""
     origins: dict[str, dict[str, FileDigest]] = {name: dict(files) for name, files in plan.sources.items()}
@@ -194,6 +235,12 @@ def _compared_with(loaded: LoadedRecipe, run: str) -> list[str]:
     return [other for other in dict.fromkeys(others) if other is not None and other != run]
 
 
+def _timed(loaded: LoadedRecipe, run: str) -> bool:
+    """Whether its own metrics, or those of a run that is compared with it, read its timings."""
+    readers = [run, *(other for other in loaded.recipe.measure if run in _compared_with(loaded, other))]
+    return any(metric.timings for name in readers for metric in loaded.recipe.measure[name].metric_specs())
+
+
 class _Layout:
     """Collects tasks by name; a task asked for twice is one task."""
 
@@ -266,7 +313,9 @@ class _Layout:
         inputs += [
             (f"options/{reference}", self.ref(reference, "measure", name, "via")) for reference in run.via.references()
         ]
-        self.tasks[f"runs/{name}"] = ClientTask(f"runs/{name}", run.via, tuple(inputs), where=where)
+        self.tasks[f"runs/{name}"] = ClientTask(
+            f"runs/{name}", run.via, tuple(inputs), where=where, timed=_timed(self.loaded, name)
+        )
         others = _compared_with(self.loaded, name)
         compared = tuple((f"others/{other}", Ref(f"runs/{other}", EVERYTHING)) for other in others)
         mine = (corpus, ("run", Ref(f"runs/{name}", EVERYTHING)))

@@ -24,7 +24,7 @@ from hubpub.errors import DigestMismatch, MeasureError, ReleaseError, SourceErro
 from hubpub.manifest import MANIFEST, Digest, Manifest, StepRecord, read_manifest
 from hubpub.measure.measurement import Machine
 from hubpub.measure.result import JOB, RUN, TIMINGS, UTTERANCES, Job, Observed, canonical_json
-from hubpub.measure.run import library_versions
+from hubpub.measure.run import client_in_words, library_versions
 from hubpub.recipe import LoadedRecipe, unsafe_path
 from hubpub.report import Reporter
 from hubpub.source import LockedSource, Pinned, SourceContext
@@ -182,13 +182,14 @@ class PublishedRelease:
             job = Job(
                 run=name,
                 spec=task.client.model_dump(mode="json"),
-                client=task.client.describe(),
+                client=client_in_words(task.client, timed=task.timed),
                 versions=versions,
                 corpus=corpus.digest,
                 artifacts={path: each.sha256 for path, each in artifacts.items()},
                 sizes={path: each.size for path, each in artifacts.items()},
                 files={each: digests[f"options/{each}"].sha256 for each in task.client.references()},
                 synthetic=synthetic,
+                timed=task.timed,
             )
             self._text(canonical_json(job))
 

@@ -214,7 +214,7 @@ def _manifest(
     synthetic: bool,
 ) -> Manifest:
     recipe = plan.loaded.recipe
-    figures = {observed: list(_measurements(plan, done, store, observed)) for observed in (False, True)}
+    figures = {observed: list(figures_of(plan, done, store, observed)) for observed in (False, True)}
     digests = {path: file.digest.sha256 for path, file in files.items()}
     gates = [gate for gate in recipe.gates if gate.measure.partition("/")[0] in plan.runs]
     verdicts: dict[bool, list[Verdict]] = {False: [], True: []}
@@ -239,7 +239,7 @@ def _manifest(
             for path, file in files.items()
         },
         records=dict(records),
-        corpora=_corpora(plan, done, store),
+        corpora=corpora_of(plan, done, store),
         runs=plan.runs,
         measurements=tuple(figures[False]),
         verdicts=tuple(verdicts[False]),
@@ -263,7 +263,8 @@ def _provisional(plan: Plan) -> tuple[str, ...]:
     )
 
 
-def _measurements(plan: Plan, done: Mapping[str, Done], store: Store, observed: bool) -> Iterator[Measurement]:
+def figures_of(plan: Plan, done: Mapping[str, Done], store: Store, observed: bool) -> Iterator[Measurement]:
+    """The figures of all runs: timings and memory, or the others."""
     for task in plan.tasks:
         if isinstance(task, MetricsTask):
             digest = done[task.name].result.outputs[OBSERVED if observed else MEASUREMENTS]
@@ -271,7 +272,8 @@ def _measurements(plan: Plan, done: Mapping[str, Done], store: Store, observed: 
                 yield Measurement.model_validate({**data, "run": task.run_name})
 
 
-def _corpora(plan: Plan, done: Mapping[str, Done], store: Store) -> dict[str, Corpus]:
+def corpora_of(plan: Plan, done: Mapping[str, Done], store: Store) -> dict[str, Corpus]:
+    """The prepared corpora, by name."""
     found: dict[str, Corpus] = {}
     for task in plan.tasks:
         if isinstance(task, CorpusTask):

@@ -64,6 +64,7 @@ def run_tasks(
     reporter: Reporter,
     known: Known | None = None,
     ran: set[str] | None = None,
+    jobs: int | None = None,
 ) -> dict[str, Done]:
     """Run ``tasks`` (in an order in which each comes after those that it needs); source files are in the store.
 
@@ -74,6 +75,7 @@ def run_tasks(
         reporter: hears of each task that runs.
         known: results that go before those of the store.
         ran: names of tasks that this build ran before, if it had to begin again; those that run now are added.
+        jobs: how many may work at once within a task, where nothing is timed; default: the task decides.
 
     Raises:
         HubpubError: a task failed; what was done before stays done.
@@ -91,7 +93,7 @@ def run_tasks(
         else:
             if known and store.result(key) is None:
                 _bring_inputs(task, origins, known)
-            done[task.name] = _run_once(task, key, digests, store, reporter, set() if ran is None else ran)
+            done[task.name] = _run_once(task, key, digests, store, reporter, set() if ran is None else ran, jobs)
         origins[task.name] = done[task.name].result.outputs
     return done
 
@@ -104,19 +106,27 @@ def _bring_inputs(task: Task, origins: Origins, known: Known) -> None:
 
 
 def _run_once(
-    task: Task, key: str, digests: dict[str, FileDigest], store: Store, reporter: Reporter, ran: set[str]
+    task: Task,
+    key: str,
+    digests: dict[str, FileDigest],
+    store: Store,
+    reporter: Reporter,
+    ran: set[str],
+    jobs: int | None,
 ) -> Done:
     result = store.result(key)
     if result is None:
         with store.lock(key):  # another build may be at it: then wait, and take its result
             result = store.result(key)
             if result is None:
-                result = _run_task(task, key, digests, store, reporter)
+                result = _run_task(task, key, digests, store, reporter, jobs)
                 ran.add(task.name)
     return Done(task, key, digests, result, cached=task.name not in ran)
 
 
-def _run_task(task: Task, key: str, digests: dict[str, FileDigest], store: Store, reporter: Reporter) -> Result:
+def _run_task(
+    task: Task, key: str, digests: dict[str, FileDigest], store: Store, reporter: Reporter, jobs: int | None
+) -> Result:
     started = time.monotonic()
     reporter.start(task.name, task.kind, sum(digest.size for digest in digests.values()) or None)
     resume = store.downloads / f"step-{key}"
@@ -127,7 +137,7 @@ def _run_task(task: Task, key: str, digests: dict[str, FileDigest], store: Store
         resume.mkdir(exist_ok=True)
         for name, digest in digests.items():
             _lay_out(digest, inputs / name, task, store)
-        room = Room(inputs, outputs, store, resume, digests, reporter.advance)
+        room = Room(inputs, outputs, store, resume, digests, reporter.advance, jobs)
         outcome = task.run(room)
         files = collect_outputs(outputs, task)
         stored = {name: store.put(path) for name, path in files.items()}

@@ -50,6 +50,8 @@ class Room:
     """Digest of each input, by its name below `inputs`."""
     progress: Callable[[int], None]
     """Called with bytes dealt with since the last call."""
+    jobs: int | None = None
+    """How many may work at once where nothing is timed; None: the task decides."""
 
 
 @dataclass(frozen=True)

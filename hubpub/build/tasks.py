@@ -138,16 +138,19 @@ class ClientTask(Task):
     """Runs a client over a corpus; goes on where an interrupted run stopped."""
 
     kind: ClassVar[str] = "run"
+    version: ClassVar[int] = 2
     reads_sealed = True
 
-    def __init__(self, name: str, client: Client, inputs: Inputs, *, where: str) -> None:
+    def __init__(self, name: str, client: Client, inputs: Inputs, *, where: str, timed: bool = True) -> None:
         super().__init__(name, inputs, where=where)
         self.client = client
+        self.timed = timed
         self.libraries = client.libraries
 
     def identity(self) -> dict[str, Any]:
         """Options and class of machine, as other kernels may give other figures; their names come with the metrics."""
-        return {"client": self.client.model_dump(mode="json"), "machine": machine().model_dump(mode="json")}
+        kind = {"client": self.client.model_dump(mode="json"), "machine": machine().model_dump(mode="json")}
+        return kind if self.timed else {**kind, "timed": False}
 
     def run(self, room: Room) -> Outcome:
         """Run it in a process of its own."""
@@ -166,6 +169,8 @@ class ClientTask(Task):
             artifacts=artifacts,
             files=options,
             synthetic=any(marked(room.inputs / prefix / name) for name in artifacts),
+            timed=self.timed,
+            jobs=room.jobs,
         )
         for path in (path for path in sorted(room.resume.rglob("*")) if path.is_file()):
             target = room.outputs / path.relative_to(room.resume)

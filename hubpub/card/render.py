@@ -81,15 +81,14 @@ def front_matter(manifest: Manifest, card: Mapping[str, Any]) -> str:
 
 
 def _runs(manifest: Manifest) -> list[dict[str, Any]]:
-    """The measurements, grouped by run: the whole corpus, then its parts."""
+    """The measurements, grouped by run: of the whole corpus, of its strata, of each clip."""
     runs: dict[str, dict[str, Any]] = {}
     for each in manifest.all_measurements():
-        run = runs.setdefault(
-            each.run, {"name": each.run, "client": each.client, "versions": {}, "figures": [], "parts": []}
-        )
-        run["parts" if each.subset else "figures"].append(each.model_dump(mode="json"))
+        run = runs.setdefault(each.run, {"name": each.run, "client": each.client, "versions": {}})
+        kind = "figures" if each.subset is None else "parts" if each.subset.startswith("clip:") else "strata"
+        run.setdefault(kind, []).append(each.model_dump(mode="json"))
         run["versions"].update(each.versions)
-    return list(runs.values())
+    return [{"figures": [], "strata": [], "parts": [], **run} for run in runs.values()]
 
 
 def _verdicts(manifest: Manifest) -> list[dict[str, Any]]:

@@ -9,7 +9,22 @@ import sys
 import typer
 
 from hubpub import __version__
-from hubpub.cli import build, cache, check, diff, hub, lock, outdated, plan, publish, revert, schema, verify
+from hubpub.cli import (
+    build,
+    cache,
+    check,
+    compare,
+    diff,
+    evaluate,
+    hub,
+    lock,
+    outdated,
+    plan,
+    publish,
+    revert,
+    schema,
+    verify,
+)
 from hubpub.cli.common import print_json
 from hubpub.errors import HubpubError
 
@@ -42,6 +57,8 @@ app.command("plan")(plan.plan)
 app.command("lock")(lock.lock)
 app.command("outdated")(outdated.outdated)
 app.command("build")(build.build)
+app.command("eval")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("diff")(diff.diff)
 app.command("publish")(publish.publish)
 app.command("revert")(revert.revert)

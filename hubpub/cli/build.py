@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hubpub.cli.common import AsJson, CacheFolder, Locked, Only, Quiet, Variant, print_json, shown, size
+from hubpub.cli.common import AsJson, CacheFolder, Jobs, Locked, Only, Quiet, Variant, print_json, shown, size
 from hubpub.cli.progress import reporter
 
 
@@ -38,6 +38,7 @@ def build(
         Path | None,
         typer.Option("--output", "-o", help="Release folder. Default: dist/<name of the recipe>.", show_default=False),
     ] = None,
+    jobs: Jobs = None,
     cache: CacheFolder = None,
     json: AsJson = False,
     quiet: Quiet = False,
@@ -67,6 +68,7 @@ def build(
             variant=variant,
             published=published,
             reuse=reuse,
+            jobs=jobs,
         )
     verdicts = built.manifest.all_verdicts()
     same = None if release is None or built.manifest.partial else release.digest == built.manifest.digest

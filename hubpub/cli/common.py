@@ -19,6 +19,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document in
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Locked = Annotated[bool, typer.Option("--locked", help="Resolve nothing: fail if the lock file does not answer.")]
 Only = Annotated[str | None, typer.Option(help="Only this published file.", metavar="FILE", show_default=False)]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Workers that share the clips of a run of which nothing is timed. Default: one for each thread of its "
+        "client, one for a model of more than half a gigabyte.",
+        show_default=False,
+    ),
+]
 Variant = Annotated[str | None, typer.Option(help="Only this variant.", metavar="NAME", show_default=False)]
 
 
@@ -30,6 +39,21 @@ def print_json(data: Any) -> None:
 def shown(path: Path) -> str:
     """``path`` from the working folder, where it lies below that."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def place(where: str) -> str:
+    """A path that exists as it is; ``OWNER/REPO[@REVISION]``, with or without ``hf://``, as ``hf://…@REVISION``."""
+    if Path(where).exists():
+        return where
+    from hubpub.publish.verify import remote_address
+
+    address = remote_address(where)
+    return f"hf://{address[0]}@{address[1]}" if address else where
+
+
+def printable(text: str) -> str:
+    """Without what could drive a terminal: a repo's file names may be a stranger's."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def size(count: int) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hubpub.cli.common import AsJson, print_json, size
+from hubpub.cli.common import AsJson, print_json, printable, size
 
 if TYPE_CHECKING:
     from hubpub.publish.diff import Diff, FigureChange
@@ -144,8 +144,3 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
             for each in found.figures
         ],
     }
-
-
-def printable(text: str) -> str:
-    """Without what could drive a terminal: a repo's file names may be a stranger's."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

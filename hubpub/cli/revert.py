@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hubpub.cli.common import AsJson, Quiet, print_json
-from hubpub.cli.diff import printable
+from hubpub.cli.common import AsJson, Quiet, print_json, printable
 
 
 def revert(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from hubpub.corpus.spec import Provenance, Role
 from hubpub.errors import AudioError
@@ -68,6 +68,12 @@ class Clip(BaseModel):
     file_sha256: str
     file_samples_sha256: str
     samples_sha256: str
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_known(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What earlier versions wrote of a clip without turns: manifests keep their digests."""
+        fields: dict[str, Any] = dump(self)
+        return {name: value for name, value in fields.items() if value is not None or name not in ("turns", "scored")}
 
 
 class Corpus(BaseModel):

@@ -29,6 +29,24 @@ class Edits:
         return int(self.at.sum())
 
 
+def count_units(text: str, unit: Unit) -> int:
+    """Units of a normalised text."""
+    return len(text.split()) if unit == "words" else len(text)
+
+
+def aligned_units(reference: str, hypothesis: str, unit: Unit) -> list[tuple[int, int]]:
+    """Indices of the units of both that are aligned with each other, equal or not."""
+    import jiwer
+
+    process = jiwer.process_words if unit == "words" else jiwer.process_characters
+    found = []
+    for chunk in process(reference, hypothesis).alignments[0]:
+        if chunk.type in ("equal", "substitute"):
+            length = chunk.ref_end_idx - chunk.ref_start_idx
+            found += [(chunk.ref_start_idx + i, chunk.hyp_start_idx + i) for i in range(length)]
+    return found
+
+
 def edits(reference: str, hypothesis: str, unit: Unit) -> Edits:
     """Align two normalised texts; characters include the spaces between words, as jiwer's CER does."""
     import jiwer

@@ -10,7 +10,7 @@ from typing import BinaryIO, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from hubpub.measure.result import JOB, OUTPUTS, RUN, TIMINGS, UTTERANCES, Job, Timing, Utterance, canonical_json
+from hubpub.measure.result import JOB, OUTPUTS, PARTS, RUN, TIMINGS, UTTERANCES, Job, Timing, Utterance, canonical_json
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -24,8 +24,9 @@ def prepare_folder(folder: Path, job: Job) -> None:
         return
     for name in (RUN, JOB, UTTERANCES, TIMINGS):
         (folder / name).unlink(missing_ok=True)
-    if (folder / OUTPUTS).exists():
-        shutil.rmtree(folder / OUTPUTS)
+    for name in (OUTPUTS, PARTS):
+        if (folder / name).exists():
+            shutil.rmtree(folder / name)
     write_atomically(path, text)
 
 
@@ -54,6 +55,38 @@ def recover(folder: Path, clip_ids: Sequence[str]) -> tuple[list[Utterance], lis
     _truncate(folder / UTTERANCES, sum(length for _, length in utterances[:done]))
     _truncate(folder / TIMINGS, sum(length for _, length in timings[:done]))
     return [utterance for utterance, _ in utterances[:done]], [timing for timing, _ in timings[:done]]
+
+
+Done = dict[str, tuple[Utterance, Timing, Path]]
+"""By clip what came out, what it took, and the folder where its outputs lie."""
+
+
+def recover_all(folder: Path, clip_ids: Sequence[str]) -> Done:
+    """All clips that are done: in the run itself, and in the parts that several workers wrote."""
+    found: Done = {}
+    utterances, timings = recover(folder, clip_ids)
+    for utterance, timing in zip(utterances, timings, strict=True):
+        found[utterance.id] = utterance, timing, folder
+    for part in sorted((folder / PARTS).glob("*")):
+        order = [utterance.id for utterance, _ in _read(part / UTTERANCES, Utterance)]
+        for utterance, timing in zip(*recover(part, order), strict=True):
+            found[utterance.id] = utterance, timing, part
+    return found
+
+
+def join_parts(folder: Path, clip_ids: Sequence[str]) -> None:
+    """Put what several workers did together, in the order of the corpus, as if one had done it."""
+    done = recover_all(folder, clip_ids)
+    for utterance, _, part in done.values():
+        for name in utterance.outputs if part != folder else ():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).unlink(missing_ok=True)
+            os.link(part / name, folder / name)  # the part stays whole until all of it is here
+    # The timings go first: a clip counts as done once its utterance is on disk.
+    lines = [done[name] for name in clip_ids]
+    write_atomically(folder / TIMINGS, "".join(canonical_json(timing) for _, timing, _ in lines).encode())
+    write_atomically(folder / UTTERANCES, "".join(canonical_json(utterance) for utterance, _, _ in lines).encode())
+    shutil.rmtree(folder / PARTS)
 
 
 class Journal:

@@ -46,7 +46,7 @@ class Measurement(BaseModel):
         client: what ran the model, and how.
         versions: of the libraries that decide the figure.
         machine: where it ran.
-        normalizer: how text was normalised before it was compared.
+        normalizer: what was done, or left out, before the comparison: text normalization, collar, costs.
         observed: timings and memory, which differ from run to run and are kept apart from what is digested.
         synthetic: from random weights or made-up audio.
     """

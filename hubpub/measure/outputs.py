@@ -14,23 +14,68 @@ from hubpub.measure.result import RunResult, Utterance
 Vector = npt.NDArray[np.float64]
 
 
-def paired_outputs(run: RunResult, reference: RunResult) -> Iterator[tuple[str, Vector, Vector]]:
+def paired_outputs(
+    run: RunResult, reference: RunResult, *, same_shape: bool = True
+) -> Iterator[tuple[str, Vector, Vector]]:
     """For each clip its id, the run's output and the reference's, flattened, the segments of a clip joined.
 
     Raises:
-        MeasureError: a run without outputs, shapes that differ, NaN or infinity.
+        MeasureError: a run without outputs, shapes that differ (unless they may), NaN or infinity.
     """
+    for name, arrays, others in _pairs(run, reference, same_shape):
+        yield name, _flat(arrays), _flat(others)
+
+
+def paired_frames(run: RunResult, reference: RunResult) -> Iterator[tuple[str, Vector, Vector]]:
+    """The same as ``[frames, classes]``: all axes but the last are frames.
+
+    Raises:
+        MeasureError: as for `paired_outputs`; an output without axes.
+    """
+    for name, arrays, others in _pairs(run, reference, same_shape=True):
+        if any(array.ndim == 0 for array in arrays):
+            raise MeasureError("the output is one number, not scores of classes", where=f"run {run.job.run}")
+        yield name, _frames(arrays), _frames(others)
+
+
+def embeddings(run: RunResult) -> Vector:
+    """One vector of length 1 for each clip ``[clips, size]``: the mean of those of its segments, each of length 1.
+
+    Raises:
+        MeasureError: a run without outputs, vectors of several sizes or of length nought, NaN or infinity.
+    """
+    rows: list[Vector] = []
+    for utterance in run.utterances:
+        where = f"run {run.job.run}, clip {utterance.id}"
+        vectors = [array.astype(np.float64).ravel() for array in _load(run, utterance)]
+        if len({len(vector) for vector in (*vectors, *rows[:1])}) != 1:
+            raise MeasureError("its embeddings differ in size", where=where, fix="measure an output of one size")
+        row = np.sum([_unit(vector, where) for vector in vectors], axis=0)
+        rows.append(_unit(row, where))
+    return np.stack(rows)
+
+
+def _unit(vector: Vector, where: str) -> Vector:
+    length = float(np.linalg.norm(vector))
+    if length == 0:
+        raise MeasureError("its embedding is nought", where=where)
+    return vector / length
+
+
+def _pairs(
+    run: RunResult, reference: RunResult, same_shape: bool
+) -> Iterator[tuple[str, list[npt.NDArray[np.generic]], list[npt.NDArray[np.generic]]]]:
     for utterance, other in zip(run.utterances, reference.utterances, strict=True):
         arrays, others = _load(run, utterance), _load(reference, other)
         where = f"run {run.job.run}, clip {utterance.id}"
         shapes, other_shapes = [a.shape for a in arrays], [a.shape for a in others]
-        if shapes != other_shapes:
+        if same_shape and shapes != other_shapes:
             raise MeasureError(
                 f"its outputs are {_say(shapes)}, those of {reference.job.run} {_say(other_shapes)}",
                 where=where,
                 fix="give both runs the same features and segments",
             )
-        yield utterance.id, _flat(arrays), _flat(others)
+        yield utterance.id, arrays, others
 
 
 def _load(run: RunResult, utterance: Utterance) -> list[npt.NDArray[np.generic]]:
@@ -51,6 +96,10 @@ def _load(run: RunResult, utterance: Utterance) -> list[npt.NDArray[np.generic]]
 
 def _flat(arrays: list[npt.NDArray[np.generic]]) -> Vector:
     return np.concatenate([array.astype(np.float64).ravel() for array in arrays])
+
+
+def _frames(arrays: list[npt.NDArray[np.generic]]) -> Vector:
+    return np.concatenate([array.astype(np.float64).reshape(-1, array.shape[-1]) for array in arrays])
 
 
 def _say(shapes: list[tuple[int, ...]]) -> str:

@@ -8,13 +8,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
+from hubpub.corpus.corpus import Turn
 from hubpub.errors import MeasureError
 from hubpub.measure.measurement import Machine
 
 JOB, UTTERANCES, TIMINGS, RUN, OUTPUTS = "job.json", "utterances.jsonl", "timings.jsonl", "run.json", "outputs"
+PARTS = "parts"
+"""What each of several workers has done so far; gone when the run is finished."""
+
+
+Kind = Literal["text", "arrays", "turns"]
+"""What a client makes of a clip, and a metric needs."""
 
 
 class _Frozen(BaseModel):
@@ -34,6 +49,7 @@ class Job(_Frozen):
         sizes: their bytes.
         files: sha256 of other files that the client reads, by reference.
         synthetic: whether the weights or the audio are made up.
+        timed: whether it ran alone; else several workers shared the machine, and its timings say nothing.
     """
 
     run: str
@@ -45,16 +61,54 @@ class Job(_Frozen):
     sizes: dict[str, int]
     files: dict[str, str]
     synthetic: bool
+    timed: bool = True
+
+    @model_serializer(mode="wrap")
+    def _timed_without_saying_so(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What earlier versions wrote."""
+        fields: dict[str, Any] = dump(self)
+        return {name: value for name, value in fields.items() if name != "timed" or not value}
+
+
+class Piece(_Frozen):
+    """What was heard in one segment of a clip, in seconds from the start of the clip."""
+
+    start: float
+    end: float
+    text: str
 
 
 class Utterance(_Frozen):
-    """What came out for one clip: a text, or arrays in ``outputs/``, one for each of its segments."""
+    """What came out for one clip.
+
+    Attributes:
+        id: of the clip.
+        audio_s: its length.
+        segments: how many parts it was cut into.
+        text: what was heard.
+        outputs: files of arrays, one for each of its segments.
+        turns: who was heard when.
+        windows: start and end of the stretches within which alone the names in ``turns`` hold; ``None``: everywhere.
+        pieces: what was heard in each segment, where they have a place in the clip.
+    """
 
     id: str
     audio_s: float
     segments: int
     text: str | None = None
     outputs: tuple[str, ...] = ()
+    turns: tuple[Turn, ...] | None = None
+    windows: tuple[tuple[float, float], ...] | None = None
+    pieces: tuple[Piece, ...] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Lines of runs that have no turns and no pieces say nothing of them."""
+        fields: dict[str, Any] = dump(self)
+        return {name: value for name, value in fields.items() if value is not None or name not in _OF_SOME}
+
+
+_OF_SOME = ("turns", "windows", "pieces")
 
 
 class Timing(_Frozen):

@@ -6,23 +6,25 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Mapping
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
 
 import hubpub
-from hubpub.corpus.corpus import Corpus
+from hubpub.corpus.corpus import Clip, Corpus
 from hubpub.errors import MeasureError
 from hubpub.measure.clients.base import Client
-from hubpub.measure.journal import prepare_folder, recover, write_atomically
+from hubpub.measure.journal import join_parts, prepare_folder, recover, recover_all, write_atomically
 from hubpub.measure.machine import machine
-from hubpub.measure.result import RUN, Job, Observed, RunResult, canonical_json
+from hubpub.measure.result import PARTS, RUN, Job, Observed, RunResult, canonical_json
 
 Progress = Callable[[float], None]
 """Called with the seconds of audio just dealt with."""
@@ -41,8 +43,12 @@ def run_client(
     artifacts: Mapping[str, str],
     files: Mapping[str, Path] = _NO_FILES,
     synthetic: bool = False,
+    timed: bool = True,
+    jobs: int | None = None,
 ) -> RunResult:
     """Run ``client`` over a prepared corpus and keep what came out, clip by clip.
+
+    What comes out does not depend on the number of workers; what it takes does, so a run that is timed has one.
 
     ``out_dir`` may hold the beginning of the same run, which then goes on; what another job left there is dropped.
 
@@ -56,27 +62,40 @@ def run_client(
         artifacts: sha256 of the files in ``folder`` that are measured, by published name.
         files: where ``client.references()`` lie.
         synthetic: whether the weights or the audio are made up.
+        timed: whether its timings are wanted: then it runs alone, with all its threads.
+        jobs: else so many workers share the clips, and the client's threads; default: `usual_jobs`.
 
     Raises:
         MeasureError: one line that names the run, the clip and the cause.
         AudioError: the prepared corpus is damaged.
     """
     corpus = Corpus.load(corpus_dir)
-    job = _job(client, folder, corpus, run, artifacts, files, synthetic)
+    job = _job(client, folder, corpus, run, artifacts, files, synthetic, timed)
     prepare_folder(out_dir, job)
     clip_ids = [clip.id for clip in corpus.clips]
-    done, _ = recover(out_dir, clip_ids)
-    progress(sum(utterance.audio_s for utterance in done))
-    if len(done) == len(clip_ids) and (out_dir / RUN).is_file():
+    before = recover_all(out_dir, clip_ids)
+    progress(sum(utterance.audio_s for utterance, _, _ in before.values()))
+    if not (out_dir / PARTS).exists() and len(before) == len(clip_ids) and (out_dir / RUN).is_file():
         return RunResult.load(out_dir)
     work = _work(client, folder, files, run) | {"corpus": str(corpus_dir.resolve()), "out": str(out_dir.resolve())}
-    loaded: dict[str, Any] = {}
-    with closing(_events(work, client.threads, run)) as events:
+    left = [clip for clip in corpus.clips if clip.id not in before]
+    workers = 1 if timed else min(len(left), jobs or usual_jobs(client, sum(job.sizes.values())))
+    if workers > 1 or (out_dir / PARTS).exists():
+        works = [_share(work, number, clips) for number, clips in enumerate(share_out(left, max(1, workers))) if clips]
+    else:
+        works = [work]
+    threads = max(1, client.threads // max(1, workers))
+    for each in works:
+        each["client"] = {**each["client"], "threads": threads}
+    loaded: dict[str, Any] = {"load_s": 0.0, "peak_rss_bytes": 0}
+    with closing(_all_events(works, threads, run)) as events:
         for event in events:
             if event["event"] == "clip":
                 progress(event["audio_s"])
             elif event["event"] == "loaded":
-                loaded = event
+                loaded = {name: max(loaded[name], event[name]) for name in loaded}
+    if (out_dir / PARTS).exists() and len(recover_all(out_dir, clip_ids)) == len(clip_ids):
+        join_parts(out_dir, clip_ids)
     done, timings = recover(out_dir, clip_ids)
     if len(done) != len(clip_ids):
         raise MeasureError(f"only {len(done)} of {len(clip_ids)} clips were written", where=f"run {run}")
@@ -85,6 +104,41 @@ def run_client(
     observed = Observed(machine=machine(), load_s=loaded["load_s"], peak_rss_bytes=peak)
     write_atomically(out_dir / RUN, canonical_json(observed).encode())
     return RunResult.load(out_dir)
+
+
+def client_in_words(client: Client, *, timed: bool) -> str:
+    """What a reader of a figure must know; where it is not timed, threads decide nothing."""
+    told = client.describe()
+    return told if timed else told.removesuffix(f", {client.threads} threads")
+
+
+SMALL_BYTES = 500_000_000
+
+
+def usual_jobs(client: Client, model_bytes: int) -> int:
+    """Workers where nobody says how many: one for each of the client's threads, one for a model of half a gigabyte."""
+    return client.threads if model_bytes <= SMALL_BYTES else 1
+
+
+def share_out(clips: Sequence[Clip], workers: int) -> list[list[Clip]]:
+    """Each worker's clips, so that all have about as much to do: the longest go first to whoever has least."""
+    shares: list[list[Clip]] = [[] for _ in range(workers)]
+    loads = [0.0] * workers
+    for clip in sorted(clips, key=lambda each: -each.seconds):
+        least = loads.index(min(loads))
+        shares[least].append(clip)
+        loads[least] += clip.seconds + _CLIP_S
+    return shares
+
+
+_CLIP_S = 5.0
+"""What a clip costs besides its length, in seconds of audio: some models take half a minute, however short it is."""
+
+
+def _share(work: dict[str, Any], number: int, clips: Sequence[Clip]) -> dict[str, Any]:
+    out = Path(work["out"]) / PARTS / str(number)
+    out.mkdir(parents=True, exist_ok=True)
+    return {**work, "out": str(out), "clips": [clip.id for clip in clips]}
 
 
 def check_folder(client: Client, folder: Path, *, run: str, files: Mapping[str, Path] = _NO_FILES) -> None:
@@ -117,18 +171,20 @@ def _job(
     artifacts: Mapping[str, str],
     files: Mapping[str, Path],
     synthetic: bool,
+    timed: bool,
 ) -> Job:
     try:
         return Job(
             run=run,
             spec=client.model_dump(mode="json"),
-            client=client.describe(),
+            client=client_in_words(client, timed=timed),
             versions=library_versions(*client.libraries),
             corpus=corpus.digest,
             artifacts=dict(artifacts),
             sizes={name: (folder / name).stat().st_size for name in artifacts},
             files={reference: _sha256(_file(reference, files, run)) for reference in client.references()},
             synthetic=synthetic,
+            timed=timed,
         )
     except OSError as error:
         raise MeasureError(f"{error.filename} cannot be read", where=f"run {run}") from error
@@ -155,10 +211,50 @@ def _work(client: Client, folder: Path, files: Mapping[str, Path], run: str) -> 
     }
 
 
-def _events(work: dict[str, Any], threads: int, run: str) -> Generator[dict[str, Any], None, None]:
-    """What the worker says, until it has ended well."""
+def _all_events(works: Sequence[dict[str, Any]], threads: int, run: str) -> Generator[dict[str, Any], None, None]:
+    """What all workers say, until all have ended well; when one fails, the others are ended."""
+    if len(works) == 1:
+        yield from _events(works[0], threads, run)
+        return
+    said: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue()
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def listen(work: dict[str, Any]) -> None:
+        try:
+            for event in _events(work, threads, run, processes.append):
+                said.put(event)
+            said.put(None)
+        except BaseException as error:  # raised where the events are read
+            said.put(error)
+
+    listeners = [threading.Thread(target=listen, args=(work,), daemon=True) for work in works]
+    for listener in listeners:
+        listener.start()
+    try:
+        running = len(works)
+        while running:
+            event = said.get()
+            if isinstance(event, BaseException):
+                raise event
+            if event is None:
+                running -= 1
+            else:
+                yield event
+    finally:
+        while any(listener.is_alive() for listener in listeners):
+            for process in list(processes):  # one may just have been started
+                process.kill()
+            for listener in listeners:
+                listener.join(0.05)
+
+
+def _events(
+    work: dict[str, Any], threads: int, run: str, started: Callable[[subprocess.Popen[bytes]], object] = id
+) -> Generator[dict[str, Any], None, None]:
+    """What the worker says, until it has ended well; ``started`` is given its process."""
     with tempfile.TemporaryFile() as stderr, _worker(work, threads, stderr) as process:
         assert process.stdout is not None
+        started(process)
         failure: dict[str, Any] | None = None
         for line in process.stdout:
             if not line.endswith(b"\n"):

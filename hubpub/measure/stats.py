@@ -147,6 +147,49 @@ def paired_ratio_interval(parts: Sequence[float], others: Sequence[float], whole
     return Interval(*bootstrap(len(parts), _ratio_of_sums(change, wholes)), "paired " + _bootstrap_method(len(parts)))
 
 
+def paired_seconds_interval(changes: Sequence[float], wholes: Sequence[float]) -> Interval:
+    """For the difference of two shares of time on the same utterances, such as two diarization error rates.
+
+    Where no utterance changes, a whole second is taken for what counts, and none of them changed: never [0, 0].
+
+    Args:
+        changes: seconds more in the run than in the other, of each utterance.
+        wholes: seconds that count, of each.
+    """
+    n = len(changes)
+    if n >= FEWEST:
+        low, high = bootstrap(n, _ratio_of_sums(changes, wholes))
+        if low < high:
+            return Interval(low, high, "paired " + _bootstrap_method(n))
+    seconds = int(sum(wholes))
+    if any(changes) or not seconds:
+        return none(n)
+    bound = clopper_pearson(0, seconds)[1]
+    return Interval(-bound, bound, f"Clopper-Pearson over {seconds} seconds, none of which changed")
+
+
+def speaker_interval(n: int, statistic: Callable[[Indices], Floats], targets: int, *, paired: bool) -> Interval:
+    """For a figure of trials between speakers, or the difference of two.
+
+    Where it is nought in every resample, the trials of one speaker bound it, which are the fewer: never [0, 0].
+
+    Args:
+        n: speakers.
+        statistic: as for `bootstrap`.
+        targets: trials of one speaker.
+        paired: whether it is a difference.
+    """
+    if n < FEWEST:
+        return Interval(None, None, f"none: {n} speakers")
+    low, high = bootstrap(n, statistic)
+    if low == high == 0:
+        bound = clopper_pearson(0, targets)[1]
+        return Interval(-bound if paired else 0.0, bound, f"Clopper-Pearson over {targets} trials of one speaker")
+    if not low < high:
+        return Interval(None, None, f"none: no spread over {n} speakers")
+    return Interval(low, high, f"{'paired ' if paired else ''}{_bootstrap_method(n, 'speakers')}")
+
+
 def _ratio_of_sums(parts: npt.ArrayLike, wholes: npt.ArrayLike) -> Callable[[Indices], Floats]:
     top, bottom = np.asarray(parts, dtype=np.float64), np.asarray(wholes, dtype=np.float64)
 
@@ -159,5 +202,5 @@ def _ratio_of_sums(parts: npt.ArrayLike, wholes: npt.ArrayLike) -> Callable[[Ind
     return statistic
 
 
-def _bootstrap_method(n: int) -> str:
-    return f"bootstrap over {n} utterances, {RESAMPLES} resamples, seed {SEED}"
+def _bootstrap_method(n: int, of: str = "utterances") -> str:
+    return f"bootstrap over {n} {of}, {RESAMPLES} resamples, seed {SEED}"

@@ -31,7 +31,10 @@ WARM_UP_S = 10
 
 
 class Work(BaseModel):
-    """What the parent asks for; without a corpus the client is loaded and that is all."""
+    """What the parent asks for; without a corpus the client is loaded and that is all.
+
+    ``clips`` are those of the corpus that are this worker's, ``None`` for all.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -40,6 +43,7 @@ class Work(BaseModel):
     files: dict[str, Path]
     corpus: Path | None = None
     out: Path | None = None
+    clips: tuple[str, ...] | None = None
 
 
 class Events:
@@ -89,17 +93,19 @@ def _work(work: Work, events: Events) -> None:
     loaded = work.client.load(work.folder, work.files)
     load_s = time.perf_counter() - began
     if work.corpus is not None and work.out is not None:
-        _run_corpus(loaded, work.corpus, work.out, events)
+        _run_corpus(loaded, work.corpus, work.out, work.clips, events)
     events.send("loaded", load_s=load_s, peak_rss_bytes=peak_rss_bytes())
 
 
-def _run_corpus(loaded: Loaded, corpus_dir: Path, out: Path, events: Events) -> None:
-    clips = Corpus.load(corpus_dir).clips
-    done, _ = recover(out, [clip.id for clip in clips])
-    left = list(enumerate(clips))[len(done) :]
-    if not left:
-        return
-    _warm_up(loaded, corpus_dir, min(clips, key=lambda clip: clip.seconds))
+def _run_corpus(loaded: Loaded, corpus_dir: Path, out: Path, mine: tuple[str, ...] | None, events: Events) -> None:
+    clips = list(enumerate(Corpus.load(corpus_dir).clips))
+    if mine is None:
+        done, _ = recover(out, [clip.id for _, clip in clips])
+        left = clips[len(done) :]
+        _warm_up(loaded, corpus_dir, [clip for _, clip in clips] if left else [])
+    else:
+        wanted = set(mine)
+        left = [(number, clip) for number, clip in clips if clip.id in wanted]
     with Journal(out) as journal:
         for number, clip in left:
             events.clip = clip.id
@@ -113,14 +119,26 @@ def _run_corpus(loaded: Loaded, corpus_dir: Path, out: Path, events: Events) -> 
     events.clip = None
 
 
-def _warm_up(loaded: Loaded, corpus_dir: Path, clip: Clip) -> None:
+def _warm_up(loaded: Loaded, corpus_dir: Path, clips: list[Clip]) -> None:
     """One call that is not timed, on a few seconds: the first call allocates and plans."""
+    if not clips:
+        return
+    clip = min(clips, key=lambda each: each.seconds)
     with suppress(Exception):  # whatever is wrong shows again on the clips, and is reported there
         loaded.run(load_samples(corpus_dir, clip)[: WARM_UP_S * clip.rate])
 
 
 def _utterance(clip: Clip, output: Output, outputs: tuple[str, ...]) -> Utterance:
-    return Utterance(id=clip.id, audio_s=clip.seconds, segments=output.segments, text=output.text, outputs=outputs)
+    return Utterance(
+        id=clip.id,
+        audio_s=clip.seconds,
+        segments=output.segments,
+        text=output.text,
+        outputs=outputs,
+        turns=output.turns,
+        windows=output.windows,
+        pieces=output.pieces,
+    )
 
 
 def _save_arrays(output: Output, number: int, out: Path) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from hubpub.corpus.spec import Labels
 from hubpub.errors import Problem, nearest
 from hubpub.gate import GateSpec, impossible
+from hubpub.recipe.check_measure import clients_and_metrics, differences_and_parts
 from hubpub.recipe.document import Document, Loc
 from hubpub.recipe.model import PATTERNS, REFERENCE, PublishSpec, Recipe, RunSpec
 from hubpub.recipe.variants import report
@@ -31,19 +32,9 @@ _MAX_SEGMENT, _MAX_PATH = 255, 1024
 
 def check(recipe: Recipe, document: Document, folder: Path) -> list[Problem]:
     """All problems, in the order of the file."""
-    parts = (
-        _names,
-        _references,
-        _local_files,
-        _published_paths,
-        _cycles,
-        _seals,
-        _calibrations,
-        _runs,
-        _gates,
-        _template,
-        _publish,
-    )
+    of_files = (_names, _references, _local_files, _published_paths, _cycles, _seals, _calibrations)
+    of_measure = (_runs, _gates, clients_and_metrics, differences_and_parts)
+    parts = (*of_files, *of_measure, _template, _publish)
     return report(document, (found for part in parts for found in part(recipe, folder)))
 
 

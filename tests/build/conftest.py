@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "source"))  # the loopback servers
+sys.path.insert(0, str(Path(__file__).parents[1] / "measure"))  # made-up runs
 
 from toy_fixtures import copied, finished, project, small, step, store
 

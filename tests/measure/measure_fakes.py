@@ -10,15 +10,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hubpub.corpus.corpus import Clip, Corpus
+from hubpub.corpus.corpus import Clip, Corpus, Turn
 from hubpub.corpus.spec import Provenance
 from hubpub.measure.measurement import Machine
-from hubpub.measure.result import OUTPUTS, Job, Observed, RunResult, Timing, Utterance
+from hubpub.measure.result import OUTPUTS, Job, Observed, Piece, RunResult, Timing, Utterance
 
 MACHINE = Machine(cpu="a cpu", kernels="avx2", cores=2, system="Linux x86_64")
 
 
-def fake_corpus(texts: Sequence[str | None], seconds: Sequence[float] | None = None) -> Corpus:
+def fake_corpus(
+    texts: Sequence[str | None],
+    seconds: Sequence[float] | None = None,
+    *,
+    speakers: Sequence[str | None] | None = None,
+    languages: Sequence[str | None] | None = None,
+    turns: Sequence[tuple[Turn, ...] | None] | None = None,
+) -> Corpus:
     clips = tuple(
         Clip(
             id=f"clip{i}",
@@ -26,7 +33,13 @@ def fake_corpus(texts: Sequence[str | None], seconds: Sequence[float] | None = N
             rate=16_000,
             seconds=1.0 if seconds is None else seconds[i],
             text=text,
-            provenance=Provenance(source="s", license="CC0-1.0"),
+            turns=None if turns is None else turns[i],
+            provenance=Provenance(
+                source="s",
+                license="CC0-1.0",
+                speaker=None if speakers is None else speakers[i],
+                language=None if languages is None else languages[i],
+            ),
             audio=f"s/{i}.wav",
             crop=None,
             native_rate=16_000,
@@ -51,6 +64,8 @@ def fake_run(
     outputs: Sequence[Sequence[npt.NDArray[Any]]] | None = None,
     sizes: dict[str, int] | None = None,
     synthetic: bool = False,
+    turns: Sequence[tuple[Turn, ...]] | None = None,
+    pieces: Sequence[tuple[Piece, ...]] | None = None,
 ) -> RunResult:
     """``outputs`` holds the arrays of each clip; they are written to ``folder``."""
     sizes = {f"{name}.onnx": 10} if sizes is None else sizes
@@ -62,7 +77,16 @@ def fake_run(
             (folder / OUTPUTS).mkdir(parents=True, exist_ok=True)
             np.save(folder / names[-1], array)
         text = None if texts is None else texts[i]
-        utterances.append(Utterance(id=clip.id, audio_s=clip.seconds, segments=1, text=text, outputs=tuple(names)))
+        utterance = Utterance(
+            id=clip.id,
+            audio_s=clip.seconds,
+            segments=1,
+            text=text,
+            outputs=tuple(names),
+            turns=None if turns is None else turns[i],
+            pieces=None if pieces is None else pieces[i],
+        )
+        utterances.append(utterance)
     job = Job(
         run=name,
         spec={},

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from measure_fakes import fake_corpus, fake_run
 from pydantic import TypeAdapter
 
+from hubpub.corpus.corpus import Turn
 from hubpub.errors import MeasureError
 from hubpub.measure.measurement import Measurement
 from hubpub.measure.metrics import AnyMetric, MetricName
@@ -34,12 +35,14 @@ def pooled(figures: list[Measurement], name: str, against: str | None = None) ->
 
 @pytest.fixture
 def two_runs(tmp_path: Path) -> tuple[Any, Any, Any]:
-    corpus = fake_corpus(["a b c", "d e", None, "", "f", "g h"])
+    turns = [(Turn(start=0, end=0.5, speaker="a"), Turn(start=0.4, end=0.9, speaker="b"))] * 6
+    speakers = ["x", "x", "y", "y", "z", None]
+    corpus = fake_corpus(["a b c", "d e", None, "", "f", "g h"], speakers=speakers, turns=turns)
     rng = np.random.default_rng(0)
     outputs = [[rng.normal(size=(1, 4, 3)).astype(np.float32)] for _ in corpus.clips]
     texts = ["a b c", "d x", "y", "", "f", "g"]
-    run = fake_run(corpus, texts, folder=tmp_path / "a", outputs=outputs)
-    return corpus, run, fake_run(corpus, texts, name="fp32", folder=tmp_path / "b", outputs=outputs)
+    run = fake_run(corpus, texts, folder=tmp_path / "a", outputs=outputs, turns=turns)
+    return corpus, run, fake_run(corpus, texts, name="fp32", folder=tmp_path / "b", outputs=outputs, turns=turns)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -49,6 +52,8 @@ def test_every_metric_gives_what_it_says_with_all_that_must_be_known(two_runs: t
         if against is None and metric(name).needs_against:
             continue
         figures = metric(name).measure(run, corpus, against)
+        deltas = metric(name).deltas if against is not None else ()
+        assert {f.metric for f in figures if f.against is not None} == set(deltas)
         assert [f.metric for f in figures if f.subset is None and f.against is None] == list(metric(name).gives)
         for figure in figures:
             assert figure.run == "int8"
@@ -61,6 +66,8 @@ def test_every_metric_gives_what_it_says_with_all_that_must_be_known(two_runs: t
             assert not figure.synthetic
             compared = figure.against is not None or figure.reference is not None
             assert (reference.job.artifacts.items() <= figure.artifacts.items()) == compared
+            if figure.against is not None:
+                assert figure.metric in metric(name).deltas
             assert figure.observed == (name in ("rtf", "latency", "load_time", "peak_rss"))
 
 
@@ -71,10 +78,13 @@ def test_the_union_is_the_registry() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_synthetic_stays_synthetic(name: str, tmp_path: Path) -> None:
-    corpus = fake_corpus(["a"])
-    outputs = [[np.ones(3)]]
-    run = fake_run(corpus, ["a"], folder=tmp_path, outputs=outputs)
-    made_up = fake_run(corpus, ["a"], name="fake", folder=tmp_path / "f", outputs=outputs, synthetic=True)
+    turns = [(Turn(start=0, end=1, speaker="a"),)] * 3
+    corpus = fake_corpus(["a"] * 3, speakers=["x", "x", "y"], turns=turns)
+    outputs = [[np.ones(3)]] * 3
+    run = fake_run(corpus, ["a"] * 3, folder=tmp_path, outputs=outputs, turns=turns)
+    made_up = fake_run(
+        corpus, ["a"] * 3, name="fake", folder=tmp_path / "f", outputs=outputs, turns=turns, synthetic=True
+    )
     assert all(figure.synthetic for figure in metric(name).measure(made_up, corpus, run))
     against = [f for f in metric(name).measure(run, corpus, made_up) if f.against or f.reference]
     assert all(figure.synthetic for figure in against)

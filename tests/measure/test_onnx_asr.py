@@ -16,6 +16,8 @@ from hubpub.corpus.prepare import prepare
 from hubpub.corpus.spec import CorpusSpec
 from hubpub.errors import MeasureError
 from hubpub.measure.clients.onnx_asr import ModelType, OnnxAsr
+from hubpub.measure.measurement import Measurement
+from hubpub.measure.metrics.disagreement import Disagreement
 from hubpub.measure.metrics.wer import Wer
 from hubpub.measure.result import RunResult
 from hubpub.measure.run import check_folder, run_client
@@ -74,6 +76,39 @@ def test_with_vad(
     assert result.utterances[0].segments > 1
     assert result.job.files.keys() == {"s/any_name.onnx"}
     assert str(silero_onnx_dir) not in (tmp_path / "job.json").read_text()
+
+
+def test_long_audio_is_scored_by_section(
+    whisper_tiny_en: Path, silero_onnx_dir: Path, two_cities: tuple[Path, Corpus], tmp_path: Path
+) -> None:
+    """Nobody told when each word is spoken: the segments of the reference run do."""
+    cut, _ = transcribe(client(segment={"by": "silence"}), whisper_tiny_en, two_cities, tmp_path / "cut")
+    vad = client(segment={"by": "vad", "model": "s/vad.onnx"})
+    files = {"s/vad.onnx": silero_onnx_dir / "silero_vad.onnx"}
+    by_vad, _ = transcribe(vad, whisper_tiny_en, two_cities, tmp_path / "vad", files)
+    short, _ = transcribe(client(language="en"), whisper_tiny_en, two_cities, tmp_path / "short")
+    for result in (cut, by_vad):
+        assert result.utterances[0].pieces
+        assert len(result.utterances[0].pieces) == result.utterances[0].segments
+        assert result.utterances[0].pieces[-1].end == pytest.approx(44.4, abs=3)
+    assert short.utterances[0].pieces is None
+
+    def rates(result: RunResult, metric: Wer | Disagreement) -> dict[str | None, Measurement]:
+        return {each.subset: each for each in metric.measure(result, two_cities[1], cut) if each.against is None}
+
+    strata = {"strata": ["section"], "section_s": 15, "per_clip": False}
+    names = [None, "section:0-15 s", "section:15-30 s", "section:30-45 s"]
+    for metric in (
+        Wer.model_validate({"metric": "wer"} | strata),
+        Disagreement.model_validate({"metric": "disagreement"} | strata),
+    ):
+        found = rates(short, metric)
+        assert list(found) == names
+        assert sum(found[name].n for name in names[1:]) == found[None].n
+        assert found["section:0-15 s"].value < 0.1
+        assert found["section:30-45 s"].value > 0.9  # the loader cuts off what comes after 30 s
+        good = rates(by_vad, metric)
+        assert max(good[name].value for name in names) < 0.25
 
 
 def test_one_pass_loses_what_comes_after_30_s(

@@ -237,8 +237,8 @@ def test_the_model_stays_inside_the_release() -> None:
 
 
 def workers(of: int) -> list[int]:
-    children = Path(f"/proc/{of}/task/{of}/children")
-    return [int(pid) for pid in children.read_text().split()] if children.exists() else []
+    children = Path(f"/proc/{of}/task").glob("*/children")  # of each of its threads
+    return [int(pid) for each in children for pid in each.read_text().split()]
 
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="finds the worker through /proc")

@@ -65,9 +65,14 @@ measure:
     corpus: speech
     metrics: [{metric: wer, normalizer: none}, disagreement]
     reference: fp32
+  encoder:
+    files: ["model.*"]
+    via: {client: onnxruntime, model: model.onnx, features: whisper80}
+    corpus: speech
+    metrics: [latency]
   small:
     files: [model.onnx]
-    via: {client: onnxruntime, model: model.onnx, features: whisper80}
+    via: {client: onnx-asr, model: whisper}
     corpus: written
     metrics: [cer, wer]
 gates:

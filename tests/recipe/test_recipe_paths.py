@@ -98,7 +98,7 @@ def test_patterns_of_a_source_stay_in_it(tmp_path: Path, pattern: str) -> None:
 @pytest.mark.parametrize("model", ["/etc/x.onnx", "../x.onnx", "a\\\\b.onnx", ""])
 def test_the_model_of_a_run_stays_in_the_release(tmp_path: Path, model: str) -> None:
     (line,) = problems(tmp_path, changed("model: model.onnx,", f'model: "{model}",'))
-    assert "measure.small.via.model: " in line
+    assert "measure.encoder.via.model: " in line
 
 
 @pytest.mark.parametrize("template", ["../plain", "a/b", "/plain", "", ".plain", "plain\\n"])

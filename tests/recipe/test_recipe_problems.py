@@ -37,8 +37,8 @@ KEYS = [
     ("path: data,", "path: data, revision: main,", ("revision", "sources.weights.revision: unknown key; known here: include, license, path")),
     ("language: en, seg", "langage: en, seg", ("langage", "measure.fp32.via.langage: unknown key; did you mean 'language'?")),
     ("max_s: 28", "max_sec: 28", ("max_sec", "measure.fp32.via.segment.max_sec: unknown key; did you mean 'max_s'?")),
-    ("features: whisper80", "featrues: whisper80", ("via: {client: onnxruntime", "measure.small.via.features: is missing"),
-     ("featrues", "measure.small.via.featrues: unknown key; did you mean 'features'?")),
+    ("features: whisper80", "featrues: whisper80", ("via: {client: onnxruntime", "measure.encoder.via.features: is missing"),
+     ("featrues", "measure.encoder.via.featrues: unknown key; did you mean 'features'?")),
     ("normalizer: none", "normaliser: none", ("normaliser", "measure.sharded.metrics[0].normaliser: unknown key; did you mean 'normalizer'?")),
     ("max: 0.5, min_n", "mox: 0.5, min_n", ("mox", "gates[0].mox: unknown key; did you mean 'max'?")),
     ("text: one two three four five", "txt: x", ("txt: x", "corpora.written.clips[0].txt: unknown key; did you mean 'text'?")),
@@ -121,6 +121,15 @@ REFERENCES = [
     ("audio: weights/a.wav", "audio: a.wav", ("audio: a.wav", f"corpora.speech.clips[0].audio: 'a.wav' {NOT_A_REFERENCE}")),
     ("text_from: package", "text_from: pack", ("text_from", "corpora.speech.clips[1].text_from: there is no source or step 'pack'; did you mean 'package'?")),
     ("segment: {by: silence, max_s: 28}", "segment: {by: vad, model: vad}", ("via: {client: onnx-asr, model: whisper, lang", f"measure.fp32.via: 'vad' {NOT_A_REFERENCE}")),
+    ("model: model.onnx,", "model: model.onx,", ("model: model.onx", "measure.encoder.via.model: 'model.onx' is not among the files of this run; did you mean 'model.onnx'?")),
+    ("model: model.onnx,", "model: sharded/model.onnx,", ("model: sharded", "measure.encoder.via.model: 'sharded/model.onnx' is not among the files of this run; did you mean 'model.onnx'?")),
+    ("model: model.onnx,", "model: elsewhere.bin,", ("model: elsewhere", "measure.encoder.via.model: 'elsewhere.bin' is not among the files of this run; these are model.onnx")),
+    ("[latency]", "[latency, wer]", ("wer]\n  small", "measure.encoder.metrics[1]: wer needs transcripts, and the client 'onnxruntime' makes none")),
+    ("[latency]", "[der]", ("der]", "measure.encoder.metrics[0]: der needs speaker turns, and the client 'onnxruntime' makes none")),
+    ("[wer, rtf]", "[wer, eer]", ("eer]", "measure.fp32.metrics[1]: eer needs the model's outputs, and the client 'onnx-asr' makes none")),
+    ("[latency]", "[kl]\n    reference: fp32", ("kl]", "measure.encoder.metrics[0]: kl needs the model's outputs of 'fp32' too, and its client 'onnx-asr' makes none")),
+    ("[cer, wer]", "[cer, {metric: wer, strata: [section]}]", ("{metric: wer, strata: [section]}", "measure.small.metrics[1]: sections are told by the segments of another run: name it under `reference`")),
+    ("[cer, wer]", "[cer, {metric: wer, strata: [sections]}]", ("sections", "measure.small.metrics[1].strata[0]: …")),
     ("corpus: written", "corpus: writen", ("corpus: writen", "measure.small.corpus: there is no corpus 'writen'; did you mean 'written'?")),
     ("corpus: written", "corpus: tuning", ("corpus: tuning", "measure.small.corpus: 'tuning' is for calibration; what it was tuned on proves nothing"),
      ("cer, wer]", "measure.small.metrics[0]: cer needs transcripts, and 'tuning' has none"), ("wer]", "measure.small.metrics[1]: wer needs transcripts, and 'tuning' has none")),
@@ -136,6 +145,8 @@ REFERENCES = [
 GATES = [
     (GATE, GATE.replace("small/wer", "smal/wer"), ("measure: smal/", "gates[2].measure: there is no run 'smal'; did you mean 'small'?")),
     (GATE, GATE.replace("small/wer", "small/werr"), ("measure: small/", "gates[2].measure: run 'small' does not measure 'werr'; did you mean 'wer'?")),
+    ("small/wer, max", "small/wer, subset: 'language:*', max", ("subset: 'lang", "gates[2].subset: wer gives no figures by 'language': there are figures by clip; add it to `strata`")),
+    ("fp32/wer, max: 0.5", "fp32/rtf, subset: 'clip:a', max: 0.5", ("subset: 'clip", "gates[0].subset: rtf gives no figures by 'clip': there are none for parts of the corpus")),
     (GATE, GATE.replace("small/wer", "small/rtf"), ("measure: small/", "gates[2].measure: run 'small' does not measure 'rtf'; it measures cer, wer")),
     ("t: fp32/wer", "t: fp33/wer", ("against", "gates[1].against: there is no run 'fp33'; did you mean 'fp32'?")),
     ("t: fp32/wer", "t: sharded/disagreement", ("against", "gates[1].against: wer is not compared with disagreement")),
@@ -165,10 +176,8 @@ PATHS = [
     *[(VOCAB, f"{VOCAB}  {name}: convert/vocab.json\n", (f"{name}:", f"files.{name}: {name.split('/')[0]!r} is written by hubpub itself"))
       for name in ("README.md", "readme.MD", "hubpub.json", "recipe", "recipe/x", "Recipe/x", "measurements/x")],
     (VOCAB, VOCAB + "  docs/README.md: convert/vocab.json\n"),
-    ("reference: fp32\n  small:", "reference: fp32\n  FP32:", ("FP32", "measure.FP32: differs from run 'fp32' by case only; …"),
-     ("measure: small/", "gates[2].measure: there is no run 'small'…")),
-    ("reference: fp32\n  small:", "reference: fp32\n  fp32.timings:", ("fp32.timings", "measure.fp32.timings: ends in .timings, …"),
-     ("measure: small/", "gates[2].measure: there is no run 'small'…")),
+    ("reference: fp32\n  encoder:", "reference: fp32\n  FP32:", ("FP32", "measure.FP32: differs from run 'fp32' by case only; …")),
+    ("reference: fp32\n  encoder:", "reference: fp32\n  fp32.timings:", ("fp32.timings", "measure.fp32.timings: ends in .timings, …")),
     ("  package:\n", "  convert:\n", ("convert:\n    script", "steps.convert: is the name of a source already"),
      ("package/a/side", "files.sharded/model.onnx.with[0]: there is no source or step 'package'"),
      ("text_from", "corpora.speech.clips[1].text_from: there is no source or step 'package'")),
@@ -374,3 +383,25 @@ def test_a_recipe_of_a_strange_name(tmp_path: Path) -> None:
         load_recipe(tmp_path / "a\0b")
     with pytest.raises(RecipeError, match="cannot be read: File name too long"):
         load_recipe(tmp_path / ("x" * 300))
+
+
+def test_a_gate_on_a_difference_that_no_metric_gives(tmp_path: Path) -> None:
+    text = changed("[wer, rtf]", "[wer, rtf, latency]")
+    wrong = changed("fp32/wer, max: 0.5", "encoder/latency_p95, against: fp32/latency_p95, max: 0.5", text)
+    (line,) = problems(tmp_path, wrong)
+    said = "gates[0].against: latency_p95 is not taken as a difference to another run; judge the figure itself"
+    assert line.endswith(said)
+    text = changed("[latency]", "[rtf]")
+    (line,) = problems(tmp_path, changed("fp32/wer, max: 0.5", "encoder/rtfx, against: fp32/rtfx, max: 0.5", text))
+    assert line.endswith("rtfx is not taken as a difference to another run; of this metric only rtf is")
+    assert not problems(tmp_path, changed("fp32/wer, max: 0.5", "encoder/rtf, against: fp32/rtf, max: 0.5", text))
+
+
+def test_sections_are_told_by_a_run_with_segments(tmp_path: Path) -> None:
+    sections = changed("disagreement]", "{metric: disagreement, strata: [section]}]")
+    assert not problems(tmp_path, sections)
+    (line,) = problems(tmp_path, changed(", segment: {by: silence, max_s: 28}", "", sections))
+    said = "sections are told by segments, and 'fp32' takes each clip in one pass; give it a `segment`"
+    assert line.endswith(f"measure.sharded.metrics[1]: {said}")
+    parts = changed("sharded/wer, against: fp32/wer, max: 0.9", "sharded/disagreement, subset: 'section:*', max: 0.9")
+    assert len(problems(tmp_path, parts)) == 1

@@ -117,10 +117,11 @@ def test_placeholders_everywhere(tmp_path: Path) -> None:
     text = changed("  sharded/model.onnx:", "  ${variant}/sharded/model.onnx:", text)
     text = changed("from: convert/", "from: convert-${variant}/", text)
     text = changed("max_bytes: 16 MB", 'max_bytes: "${bits} MB", min_tensor_bytes: "${bits}"', text)
-    for run in ("fp32", "sharded", "small"):
+    for run in ("fp32", "sharded", "encoder", "small"):
         text = changed(f"\n  {run}:\n", f"\n  {run}-${{variant}}:\n", text)
     text = changed('files: [model.onnx, "*.json"]', 'files: ["${variant}/model.onnx", "${variant}/*.json"]', text)
     text = changed("files: [sharded/*]", "files: ['${variant}/sharded/*']", text)
+    text = changed('files: ["model.*"]', "files: ['${variant}/model.*']", text)
     text = changed("files: [model.onnx]\n", "files: ['${variant}/model.onnx']\n", text)
     text = changed("model: model.onnx,", "model: '${variant}/model.onnx', threads: '${bits}',", text)
     text = changed("reference: fp32", "reference: fp32-${variant}", text)
@@ -136,7 +137,7 @@ def test_placeholders_everywhere(tmp_path: Path) -> None:
     assert rule.source == "convert-large/model.onnx"
     assert dict(rule.chain[0])["min_tensor_bytes"] == 8
     assert dict(rule.chain[0])["max_bytes"] == 8_000_000
-    assert recipe.recipe.measure["small-large"].via.threads == 8
+    assert recipe.recipe.measure["encoder-large"].via.threads == 8
     assert recipe.recipe.measure["sharded-small"].reference == "fp32-small"
     assert [(gate.measure, gate.max) for gate in recipe.recipe.gates[:2]] == [
         ("fp32-small/wer", 0.9),

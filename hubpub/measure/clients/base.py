@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from hubpub.corpus.corpus import Turn
+from hubpub.measure.result import Kind, Piece
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,11 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Output:
-    """What a model says of one clip: a text, or one array for each segment."""
+    """What a model says of one clip: a text, one array for each segment, who speaks when; see `Utterance`."""
 
     segments: int
     text: str | None = None
     arrays: tuple[npt.NDArray[np.generic], ...] = ()
+    turns: tuple[Turn, ...] | None = None
+    windows: tuple[tuple[float, float], ...] | None = None
+    pieces: tuple[Piece, ...] | None = None
 
 
 class Loaded(Protocol):
@@ -33,11 +39,22 @@ class Loaded(Protocol):
         ...
 
 
+def _stays_inside(model: str) -> str:
+    path = PurePosixPath(model)
+    if path.is_absolute() or ".." in path.parts or "\\" in model:
+        raise ValueError("the model must be a path inside the release")
+    return model
+
+
+ModelPath = Annotated[str, Field(min_length=1), AfterValidator(_stays_inside)]
+"""A published file."""
+
+
 class Client(BaseModel):
     """Base of the clients; a subclass is one file and one line of the union in ``clients/__init__.py``.
 
     ``libraries`` names the distributions whose versions belong to a measurement; ``modules`` what is imported before
-    the time to load is taken.
+    the time to load is taken, ``makes`` what its outputs hold.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,6 +63,7 @@ class Client(BaseModel):
     threads: int = Field(default=2, ge=1, le=1024, description="Threads of one operator; operators run in turn.")
     libraries: ClassVar[tuple[str, ...]]
     modules: ClassVar[tuple[str, ...]]
+    makes: ClassVar[tuple[Kind, ...]]
 
     def describe(self) -> str:
         """What a reader of a figure must know, in one line."""
@@ -53,6 +71,10 @@ class Client(BaseModel):
 
     def references(self) -> tuple[str, ...]:
         """Files besides the release that it reads, as source/path; the caller resolves them."""
+        return ()
+
+    def opens(self) -> tuple[str, ...]:
+        """Published files that it asks for by name; what a loader finds by itself is not among them."""
         return ()
 
     def load(self, folder: Path, files: Mapping[str, Path]) -> Loaded:

@@ -12,9 +12,12 @@ from pydantic import Field
 
 from hubpub.corpus.segment import Segmentation, SilenceWindows, VadSegments, Whole
 from hubpub.measure.clients.base import PROVIDERS, Client, Loaded, Output
+from hubpub.measure.result import Kind, Piece
 
 if TYPE_CHECKING:
     from hubpub.corpus.audio import Samples
+
+RATE = 16_000
 
 ModelType = Literal[
     "kaldi-rnnt",
@@ -51,6 +54,7 @@ class OnnxAsr(Client):
     segment: Segmentation = Field(default=Whole(), description="How long audio is cut.")
     libraries: ClassVar[tuple[str, ...]] = ("onnx-asr", "onnxruntime", "numpy")
     modules: ClassVar[tuple[str, ...]] = ("onnx_asr", "onnxruntime")
+    makes: ClassVar[tuple[Kind, ...]] = ("text",)
 
     def describe(self) -> str:
         """What a reader of a figure must know, in one line."""
@@ -81,9 +85,14 @@ class _Windowed:
         self._model, self._segment, self._language = model, segment, language
 
     def run(self, samples: Samples) -> Output:
-        windows = self._segment.windows(samples, 16_000)
-        texts = [self._model.recognize(window, **self._language) for window in windows]
-        return Output(segments=len(texts), text=_join(texts))
+        if isinstance(self._segment, Whole):
+            return Output(segments=1, text=_join([self._model.recognize(samples, **self._language)]))
+        pieces, at = [], 0
+        for window in self._segment.windows(samples, RATE):
+            text = self._model.recognize(window, **self._language)
+            pieces.append(Piece(start=at / RATE, end=(at + len(window)) / RATE, text=text.strip()))
+            at += len(window)
+        return _joined(pieces)
 
 
 class _WithVad:
@@ -107,8 +116,12 @@ class _WithVad:
         )
 
     def run(self, samples: Samples) -> Output:
-        texts = [segment.text for segment in self._model.recognize(samples, **self._language)]
-        return Output(segments=len(texts), text=_join(texts))
+        found = self._model.recognize(samples, **self._language)
+        return _joined([Piece(start=float(each.start), end=float(each.end), text=each.text.strip()) for each in found])
+
+
+def _joined(pieces: list[Piece]) -> Output:
+    return Output(segments=len(pieces), text=_join([piece.text for piece in pieces]), pieces=tuple(pieces))
 
 
 def _join(texts: list[str]) -> str:

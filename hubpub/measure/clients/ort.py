@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from hubpub.corpus.feed import FEATURES_HELP, Features, Feed, Input
 from hubpub.corpus.segment import SilenceWindows, Whole
 from hubpub.errors import MeasureError
-from hubpub.measure.clients.base import PROVIDERS, Client, Loaded, Output
+from hubpub.measure.clients.base import PROVIDERS, Client, Loaded, ModelPath, Output
+from hubpub.measure.result import Kind
 
 if TYPE_CHECKING:
     from hubpub.corpus.audio import Samples
@@ -25,7 +26,7 @@ class OnnxRuntime(Client):
     """
 
     client: Literal["onnxruntime"]
-    model: str = Field(min_length=1, description="The ONNX file, by its published name.")
+    model: ModelPath = Field(description="The ONNX file, by its published name.")
     features: Features = Field(description=FEATURES_HELP)
     output: str | None = Field(default=None, description="Name of the output to compare; default: the first.")
     segment: Annotated[Whole | SilenceWindows, Field(discriminator="by")] = Field(
@@ -33,14 +34,11 @@ class OnnxRuntime(Client):
     )
     libraries: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnx-asr", "numpy")
     modules: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnx_asr")
+    makes: ClassVar[tuple[Kind, ...]] = ("arrays",)
 
-    @field_validator("model")
-    @classmethod
-    def _stays_inside(cls, model: str) -> str:
-        path = PurePosixPath(model)
-        if path.is_absolute() or ".." in path.parts or "\\" in model:
-            raise ValueError("the model must be a path inside the release")
-        return model
+    def opens(self) -> tuple[str, ...]:
+        """The model."""
+        return (self.model,)
 
     def describe(self) -> str:
         """What a reader of a figure must know, in one line."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from hubpub.corpus.corpus import Corpus
 from hubpub.measure.measurement import Measurement
 from hubpub.measure.metrics.base import Metric
-from hubpub.measure.result import RunResult
+from hubpub.measure.result import Kind, RunResult
 
 if TYPE_CHECKING:
     from hubpub.measure.outputs import Vector
@@ -19,6 +19,9 @@ class OutputComparison(Metric):
     """A run's outputs against those of a reference run, clip by clip; a clip's output is taken as one long vector."""
 
     needs_against: ClassVar[bool] = True
+    needs: ClassVar[tuple[Kind, ...]] = ("arrays",)
+    same_shape: ClassVar[bool] = True
+    """Whether outputs that differ in length cannot be compared."""
     unit: ClassVar[str]
 
     def clip_value(self, output: Vector, reference: Vector) -> float:
@@ -36,7 +39,8 @@ class OutputComparison(Metric):
         from hubpub.measure.stats import value_interval
 
         reference = self._reference(against)
-        values = [self.clip_value(output, other) for _, output, other in paired_outputs(run, reference)]
+        pairs = paired_outputs(run, reference, same_shape=self.same_shape)
+        values = [self.clip_value(output, other) for _, output, other in pairs]
         return [
             self._figure(
                 run,

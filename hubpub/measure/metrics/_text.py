@@ -1,21 +1,24 @@
-"""What the error rates share: scoring, figures for each clip, paired deltas."""
+"""What the error rates share: scoring, figures for each clip and each part of the corpus, paired deltas."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from hubpub.corpus.corpus import Corpus
+from hubpub.corpus.corpus import Clip, Corpus
 from hubpub.errors import MeasureError
 from hubpub.measure.measurement import Measurement
 from hubpub.measure.metrics.base import Metric
 from hubpub.measure.normalize import Normalizer, normalize
-from hubpub.measure.result import RunResult
+from hubpub.measure.result import Kind, RunResult
 
 if TYPE_CHECKING:
     from hubpub.measure.edits import Edits, Unit
+    from hubpub.measure.strata import Part
+
+Stratum = Literal["length", "language", "speaker", "section"]
 
 
 class ErrorRate(Metric):
@@ -26,7 +29,14 @@ class ErrorRate(Metric):
         description="What is done to texts before they are compared: nothing, or NFKC, case folding, no punctuation.",
     )
     per_clip: bool = Field(default=True, description="Also give a figure for each clip.")
+    strata: tuple[Stratum, ...] = Field(
+        default=(),
+        description="Also give a figure for each class of length, language, speaker, or section of long audio; words "
+        "are placed in sections by the segments of the reference run.",
+    )
+    section_s: float = Field(default=60.0, gt=0, allow_inf_nan=False, description="Length of a section, in seconds.")
     unit: ClassVar[Unit]
+    needs: ClassVar[tuple[Kind, ...]] = ("text",)
     libraries: ClassVar[tuple[str, ...]] = ("jiwer",)
 
     def _texts(self, run: RunResult) -> list[str]:
@@ -34,29 +44,61 @@ class ErrorRate(Metric):
             raise MeasureError(
                 f"{self.metric} needs transcripts, and this client makes none", where=f"run {run.job.run}"
             )
-        return [utterance.text or "" for utterance in run.utterances]
+        return [normalize(utterance.text or "", self.normalizer) for utterance in run.utterances]
 
     def _score(self, references: Sequence[str], hypotheses: Sequence[str]) -> list[Edits]:
+        """Errors of normalised texts."""
         from hubpub.measure.edits import edits
 
-        return [
-            edits(normalize(reference, self.normalizer), normalize(hypothesis, self.normalizer), self.unit)
-            for reference, hypothesis in zip(references, hypotheses, strict=True)
-        ]
+        pairs = zip(references, hypotheses, strict=True)
+        return [edits(reference, hypothesis, self.unit) for reference, hypothesis in pairs]
+
+    def _parts(
+        self, clips: Sequence[Clip], references: Sequence[str], indices: Sequence[int], timed: RunResult | None
+    ) -> list[Part]:
+        """Everything, each clip, each stratum.
+
+        Args:
+            clips: those that count.
+            references: their normalised texts.
+            indices: where they are in the corpus.
+            timed: the run whose segments tell when what is said.
+        """
+        from hubpub.measure.strata import by_clip, by_section, placed_by, whole
+
+        parts = [whole(len(clips))]
+        if self.per_clip:
+            parts += [whole(len(clips), f"clip:{clip.id}", [number]) for number, clip in enumerate(clips)]
+        for kind in self.strata:
+            if kind != "section":
+                parts += by_clip(kind, clips)
+                continue
+            if timed is None:
+                fix = "name a run with segments under `reference`"
+                raise MeasureError(f"{self.metric} has nothing to tell the sections by", fix=fix)
+            times = []
+            for reference, index in zip(references, indices, strict=True):
+                utterance = timed.utterances[index]
+                if utterance.pieces is None:
+                    fix = "let it cut the audio at silences or by a VAD"
+                    raise MeasureError("its transcripts are not in segments", where=f"run {timed.job.run}", fix=fix)
+                times.append(placed_by(reference, utterance.pieces, self.unit, self.normalizer))
+            parts += by_section(times, self.section_s)
+        return parts
 
     def _rates(
-        self, run: RunResult, ids: Sequence[str], scores: Sequence[Edits], reference: RunResult | None = None
+        self, run: RunResult, parts: Sequence[Part], scores: Sequence[Edits], reference: RunResult | None = None
     ) -> list[Measurement]:
-        """The pooled rate, then that of each clip with any units."""
+        """The rate of each part with any units; the first part has to have some."""
         from hubpub.measure.stats import rate_interval
 
-        parts: list[tuple[str | None, list[Edits]]] = [(None, list(scores))]
-        if self.per_clip:
-            parts += [(f"clip:{name}", [score]) for name, score in zip(ids, scores, strict=True) if score.units]
         figures = []
-        for subset, part in parts:
-            errors, units = [score.errors for score in part], [score.units for score in part]
+        for part in parts:
+            cut = part.cut(scores)
+            errors, units = [score.errors for score in cut], [score.units for score in cut]
             if not sum(units):
+                if part.subset is not None:
+                    continue
                 raise MeasureError(
                     f"{self.metric} has no {self.unit} to count in", where=f"run {run.job.run}", fix="add transcripts"
                 )
@@ -70,7 +112,7 @@ class ErrorRate(Metric):
                 n=sum(units),
                 n_unit=self.unit,
                 normalizer=self.normalizer,
-                subset=subset,
+                subset=part.subset,
                 reference=None if reference is None else reference.job.run,
             )
             figures.append(figure)
@@ -82,34 +124,43 @@ class TranscriptErrorRate(ErrorRate):
 
     def units(self, texts: Sequence[str | None]) -> int | None:
         """Units of the transcripts."""
-        from hubpub.measure.edits import edits
+        from hubpub.measure.edits import count_units
 
-        known = [normalize(text, self.normalizer) for text in texts if text is not None]
-        return sum(edits(text, "", self.unit).units for text in known)
+        return sum(count_units(normalize(text, self.normalizer), self.unit) for text in texts if text is not None)
 
     def _measure(self, run: RunResult, corpus: Corpus, against: RunResult | None) -> list[Measurement]:
-        from hubpub.measure.stats import paired_rate_interval
-
         known = [i for i, clip in enumerate(corpus.clips) if clip.text is not None]
-        ids, texts = [corpus.clips[i].id for i in known], [corpus.clips[i].text or "" for i in known]
+        clips = [corpus.clips[i] for i in known]
+        texts = [normalize(clip.text or "", self.normalizer) for clip in clips]
         hypotheses = self._texts(run)
         scores = self._score(texts, [hypotheses[i] for i in known])
-        figures = self._rates(run, ids, scores)
+        parts = self._parts(clips, texts, known, against)
+        figures = self._rates(run, parts, scores)
         if against is None:
             return figures
         other_hypotheses = self._texts(against)
         others = self._score(texts, [other_hypotheses[i] for i in known])
-        changes = [score.at - other.at for score, other in zip(scores, others, strict=True)]
-        units = [score.units for score in scores]
+        wanted = [part for part in parts if part.subset is None or not part.subset.startswith("clip:")]
+        counted = [part for part in wanted if any(score.units for score in part.cut(scores))]
+        return [*figures, *(self._delta(run, against, part, scores, others) for part in counted)]
+
+    def _delta(
+        self, run: RunResult, against: RunResult, part: Part, scores: Sequence[Edits], others: Sequence[Edits]
+    ) -> Measurement:
+        from hubpub.measure.stats import paired_rate_interval
+
+        mine, theirs = part.cut(scores), part.cut(others)
+        changes = [score.at - other.at for score, other in zip(mine, theirs, strict=True)]
+        units = [score.units for score in mine]
         interval = paired_rate_interval(
-            [score.errors for score in scores],
-            [other.errors for other in others],
+            [score.errors for score in mine],
+            [other.errors for other in theirs],
             units,
             worse=sum(int(change.clip(min=0).sum()) for change in changes),
             better=sum(int((-change).clip(min=0).sum()) for change in changes),
             unit=self.unit,
         )
-        delta = self._figure(
+        return self._figure(
             run,
             interval,
             against,
@@ -119,6 +170,6 @@ class TranscriptErrorRate(ErrorRate):
             n=sum(units),
             n_unit=self.unit,
             normalizer=self.normalizer,
+            subset=part.subset,
             against=f"{against.job.run}/{self.metric}",
         )
-        return [*figures, delta]

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from hubpub.corpus.corpus import Corpus
 from hubpub.errors import MeasureError
 from hubpub.measure.measurement import Measurement
-from hubpub.measure.result import RunResult
+from hubpub.measure.result import Kind, RunResult
 
 if TYPE_CHECKING:
     from hubpub.measure.stats import Interval
@@ -22,6 +22,9 @@ class Metric(BaseModel):
     Attributes:
         metric: its name.
         gives: names of the measurements that it makes.
+        deltas: those of them that also come as differences to another run.
+        needs: what the client must make.
+        timings: whether it reads how long things took, or how much memory; then the run has the machine for itself.
         libraries: distributions whose versions decide the figure, besides the client's.
         needs_against: whether it says nothing without a second run, the reference.
     """
@@ -30,6 +33,9 @@ class Metric(BaseModel):
 
     metric: str
     gives: ClassVar[tuple[str, ...]]
+    deltas: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[Kind, ...]] = ()
+    timings: ClassVar[bool] = False
     libraries: ClassVar[tuple[str, ...]] = ()
     needs_against: ClassVar[bool] = False
 
@@ -60,6 +66,9 @@ class Metric(BaseModel):
             raise MeasureError(
                 f"{self.metric} was asked for on another corpus than was run", where=f"run {run.job.run}", fix="run it"
             )
+        if self.timings and not run.job.timed:
+            what = f"{self.metric} cannot be taken: several workers shared the machine, so its timings say nothing"
+            raise MeasureError(what, where=f"run {run.job.run}", fix="run it alone")
 
     def _reference(self, against: RunResult | None) -> RunResult:
         if against is None:

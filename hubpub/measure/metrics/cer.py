@@ -15,4 +15,5 @@ class Cer(TranscriptErrorRate):
 
     metric: Literal["cer"]
     gives: ClassVar[tuple[str, ...]] = ("cer",)
+    deltas: ClassVar[tuple[str, ...]] = gives
     unit: ClassVar[Unit] = "characters"

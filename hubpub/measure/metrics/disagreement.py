@@ -28,5 +28,6 @@ class Disagreement(ErrorRate):
 
     def _measure(self, run: RunResult, corpus: Corpus, against: RunResult | None) -> list[Measurement]:
         oracle = self._reference(against)
-        scores = self._score(self._texts(oracle), self._texts(run))
-        return self._rates(run, [clip.id for clip in corpus.clips], scores, oracle)
+        said = self._texts(oracle)
+        parts = self._parts(corpus.clips, said, range(len(said)), oracle)
+        return self._rates(run, parts, self._score(said, self._texts(run)), oracle)

@@ -16,6 +16,7 @@ class DownloadSize(Metric):
 
     metric: Literal["download_size"]
     gives: ClassVar[tuple[str, ...]] = ("download_size",)
+    deltas: ClassVar[tuple[str, ...]] = gives
 
     def units(self, texts: Sequence[str | None]) -> int | None:
         """Counts files, not clips."""

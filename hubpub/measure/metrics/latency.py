@@ -15,6 +15,7 @@ class Latency(Metric):
 
     metric: Literal["latency"]
     gives: ClassVar[tuple[str, ...]] = ("latency_median", "latency_p95")
+    timings: ClassVar[bool] = True
 
     def _measure(self, run: RunResult, corpus: Corpus, against: RunResult | None) -> list[Measurement]:
         import numpy as np

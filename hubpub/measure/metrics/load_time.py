@@ -16,6 +16,7 @@ class LoadTime(Metric):
 
     metric: Literal["load_time"]
     gives: ClassVar[tuple[str, ...]] = ("load_time",)
+    timings: ClassVar[bool] = True
 
     def units(self, texts: Sequence[str | None]) -> int | None:
         """Once, however long the corpus."""

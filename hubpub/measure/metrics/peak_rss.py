@@ -16,6 +16,7 @@ class PeakRss(Metric):
 
     metric: Literal["peak_rss"]
     gives: ClassVar[tuple[str, ...]] = ("peak_rss",)
+    timings: ClassVar[bool] = True
 
     def units(self, texts: Sequence[str | None]) -> int | None:
         """One process, however long the corpus."""

@@ -18,6 +18,8 @@ class Rtf(Metric):
 
     metric: Literal["rtf"]
     gives: ClassVar[tuple[str, ...]] = ("rtf", "rtfx")
+    deltas: ClassVar[tuple[str, ...]] = ("rtf",)
+    timings: ClassVar[bool] = True
 
     def _measure(self, run: RunResult, corpus: Corpus, against: RunResult | None) -> list[Measurement]:
         from hubpub.measure.stats import paired_ratio_interval, ratio_interval

@@ -15,4 +15,5 @@ class Wer(TranscriptErrorRate):
 
     metric: Literal["wer"]
     gives: ClassVar[tuple[str, ...]] = ("wer",)
+    deltas: ClassVar[tuple[str, ...]] = gives
     unit: ClassVar[Unit] = "words"
