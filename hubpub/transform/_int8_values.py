@@ -218,8 +218,7 @@ def pair_safe_scale(weights: Floats, scale: Floats) -> Floats:
         scale: ``[N]``, what is wanted.
     """
     # Rounding adds at most one to a pair.
-    safe: Floats = np.maximum(scale, pairs_reach_of_floats(weights) / np.float32(PAIR_LIMIT - 1))
-    return safe
+    return np.asarray(np.maximum(scale, pairs_reach_of_floats(weights) / np.float32(PAIR_LIMIT - 1)), np.float32)
 
 
 def pairs_reach_of_floats(weights: Floats) -> Floats:
