@@ -40,7 +40,7 @@ def evaluate(
 
     Exit code 3: a budget was missed; the figures are written all the same.
 
-    Examples: hubpub eval dist/whisper-tiny.en, hubpub eval OWNER/REPO@v1.0 --recipe recipes/whisper-tiny.en.yaml
+    Example: hubpub eval OWNER/REPO@v1.0 --recipe recipes/whisper-tiny.en.yaml
     """
     from hubpub.build.evaluate import evaluate as run_evaluation
     from hubpub.build.rebuild import recipe_of

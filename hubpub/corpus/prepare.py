@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hubpub.corpus.corpus import INDEX, Clip, Corpus
 from hubpub.corpus.spec import ClipSpec, CorpusSpec
+from hubpub.corpus.stitch import stitch
 from hubpub.errors import AudioError, OverlapError
 
 VERSION = 1
@@ -41,6 +42,8 @@ def prepare(spec: CorpusSpec, files: Mapping[str, Path], out_dir: Path) -> Corpu
         name = f"{number:05}.npy"
         clips.append(_prepare_clip(spec, clip, path, file_digests[clip.audio], _text(clip, files), out_dir / name))
     _refuse_repeats(clips)
+    if spec.stitch is not None:
+        clips = stitch(clips, out_dir, spec.stitch)
     corpus = Corpus(role=spec.role, clips=tuple(clips))
     (out_dir / INDEX).write_text(corpus.text(), encoding="utf-8", newline="\n")
     return corpus

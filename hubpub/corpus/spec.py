@@ -70,6 +70,17 @@ class ClipSpec(Provenance):
         return stem if self.crop is None else f"{stem}@{self.crop[0]:g}-{self.crop[1]:g}"
 
 
+class StitchSpec(BaseModel):
+    """Clips joined in their order into long ones, for one pass over minutes of audio."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seconds: float = Field(
+        gt=0, le=7200, allow_inf_nan=False, description="Greatest length of a long clip, in seconds."
+    )
+    gap_s: float = Field(default=0.5, ge=0, le=60, description="Silence between two clips, in seconds.")
+
+
 class CorpusSpec(BaseModel):
     """A set of clips that serves one purpose."""
 
@@ -85,6 +96,7 @@ class CorpusSpec(BaseModel):
     )
     defaults: ClipDefaults = Field(default=ClipDefaults(), description="Provenance shared by the clips.")
     clips: tuple[ClipSpec, ...] = Field(description="What it consists of, in the order in which it is reported.")
+    stitch: StitchSpec | None = Field(default=None, description="Join the clips into long ones.")
 
     @field_validator("clips")
     @classmethod
