@@ -71,7 +71,8 @@ class Bench:
         spec = RECIPE_SPEC.measure[run]
         self._count += 1
         where, index = self.corpora[spec.corpus]
-        names = [name for name in files_of(folder) if any(Path(name).match(pattern) for pattern in spec.files)]
+        named = [name for name in files_of(folder) if any(Path(name).match(pattern) for pattern in spec.files)]
+        names = [name for name in files_of(folder) if name.startswith(tuple(f"{each}.data" for each in named))] + named
         digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
         given = self.folder / f"given{self._count}"  # what the build gives a client: the run's files alone
         for name in names:

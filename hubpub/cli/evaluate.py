@@ -15,7 +15,11 @@ from hubpub.cli.progress import reporter
 def evaluate(
     release: Annotated[
         str,
-        typer.Argument(help="A folder of published files, or OWNER/REPO[@REVISION] on the Hub.", show_default=False),
+        typer.Argument(
+            help="A folder of published files, or OWNER/REPO[@REVISION] on the Hub.",
+            show_default=False,
+            metavar="RELEASE",
+        ),
     ],
     recipe: Annotated[
         str | None,
@@ -40,7 +44,7 @@ def evaluate(
 
     Exit code 3: a budget was missed; the figures are written all the same.
 
-    Examples: hubpub eval dist/whisper-tiny.en, hubpub eval OWNER/REPO@v1.0 --recipe recipes/whisper-tiny.en.yaml
+    Example: hubpub eval me/tiny@v1 --recipe recipes/whisper-tiny.en.yaml
     """
     from hubpub.build.evaluate import evaluate as run_evaluation
     from hubpub.build.rebuild import recipe_of

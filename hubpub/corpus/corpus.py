@@ -28,6 +28,16 @@ class Turn(BaseModel):
     speaker: str
 
 
+class Spoken(BaseModel):
+    """What is said in a stretch of a clip, in seconds from its start."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    start: float
+    end: float
+    text: str
+
+
 class Clip(BaseModel):
     """One clip, ready for a model; digests are hexadecimal sha256.
 
@@ -37,6 +47,7 @@ class Clip(BaseModel):
         rate: rate of these samples in Hz.
         seconds: length of the clip.
         text: what is said, ``None`` when nobody wrote it down.
+        spoken: the same by stretches, where these are known.
         turns: who speaks when, by start; ``None`` when nobody wrote it down.
         scored: start and end in seconds of the parts that ``turns`` describe; ``None``: all of it.
         provenance: speaker, language, title, year, source, licence.
@@ -57,6 +68,7 @@ class Clip(BaseModel):
     rate: int
     seconds: float
     text: str | None
+    spoken: tuple[Spoken, ...] | None = None
     turns: tuple[Turn, ...] | None = None
     scored: tuple[tuple[float, float], ...] | None = None
     provenance: Provenance
@@ -71,9 +83,12 @@ class Clip(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_known(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What earlier versions wrote of a clip without turns: manifests keep their digests."""
+        """What earlier versions wrote of a clip without these labels: manifests keep their digests."""
         fields: dict[str, Any] = dump(self)
-        return {name: value for name, value in fields.items() if value is not None or name not in ("turns", "scored")}
+        return {name: value for name, value in fields.items() if value is not None or name not in _LABELS}
+
+
+_LABELS = ("spoken", "turns", "scored")
 
 
 class Corpus(BaseModel):

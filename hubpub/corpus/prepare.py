@@ -14,6 +14,7 @@ from hubpub.corpus.labels import LabelFiles
 from hubpub.corpus.rows import read_rows
 from hubpub.corpus.sampling import Part, choose, window_starts
 from hubpub.corpus.spec import ClipSpec, CorpusSpec
+from hubpub.corpus.stitch import stitch
 from hubpub.errors import AudioError, OverlapError
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def prepare(spec: CorpusSpec, files: Mapping[str, Path], out_dir: Path) -> Corpu
             for part, target in zip(parts, targets, strict=True)
         ]
     _refuse_repeats(clips)
+    if spec.stitch is not None:
+        clips = stitch(clips, out_dir, spec.stitch)
     corpus = Corpus(role=spec.role, sealed=spec.sealed, clips=tuple(clips))
     (out_dir / INDEX).write_text(corpus.text(), encoding="utf-8", newline="\n")
     return corpus

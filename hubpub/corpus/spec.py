@@ -148,6 +148,17 @@ class SampleSpec(BaseModel):
         return self
 
 
+class StitchSpec(BaseModel):
+    """Clips joined in their order into long ones, for one pass over minutes of audio."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seconds: float = Field(
+        gt=0, le=7200, allow_inf_nan=False, description="Greatest length of a long clip, in seconds."
+    )
+    gap_s: float = Field(default=0.5, ge=0, le=60, description="Silence between two clips, in seconds.")
+
+
 class CorpusSpec(BaseModel):
     """A set of clips that serves one purpose."""
 
@@ -172,6 +183,7 @@ class CorpusSpec(BaseModel):
     datasets: tuple[DatasetSpec, ...] = Field(default=(), description="Datasets whose rows are clips of it too.")
     windows: WindowSpec | None = Field(default=None, description="Cut the clips into windows.")
     sample: SampleSpec | None = Field(default=None, description="Use a part of the clips.")
+    stitch: StitchSpec | None = Field(default=None, description="Join the clips into long ones.")
 
     @model_validator(mode="after")
     def _has_clips(self) -> Self:

@@ -15,6 +15,7 @@ from hubpub.measure.edits import Edits, Unit, aligned_units, count_units
 from hubpub.measure.normalize import Normalizer, normalize
 
 if TYPE_CHECKING:
+    from hubpub.corpus.corpus import Spoken
     from hubpub.measure.result import Piece
 
 LENGTHS_S = (5.0, 15.0, 30.0, 60.0)
@@ -79,7 +80,7 @@ def by_section(times: Sequence[Seconds], section_s: float) -> list[Part]:
     return found
 
 
-def unit_times(pieces: Sequence[Piece], unit: Unit, normalizer: Normalizer) -> tuple[str, Seconds]:
+def unit_times(pieces: Sequence[Piece | Spoken], unit: Unit, normalizer: Normalizer) -> tuple[str, Seconds]:
     """The normalised text of ``pieces``, and when each of its units is spoken, in seconds.
 
     Within a piece, units are spread evenly from its start to its end.
@@ -98,7 +99,7 @@ def unit_times(pieces: Sequence[Piece], unit: Unit, normalizer: Normalizer) -> t
     return " ".join(texts), np.array([time for each in times for time in each], dtype=np.float64)
 
 
-def placed_by(reference: str, pieces: Sequence[Piece], unit: Unit, normalizer: Normalizer) -> Seconds:
+def placed_by(reference: str, pieces: Sequence[Piece | Spoken], unit: Unit, normalizer: Normalizer) -> Seconds:
     """When each unit of a normalised transcript is spoken, told by the pieces of a run over the same audio.
 
     A unit is spoken when the one is that it is aligned with; one that the run did not hear, when the one before it is.

@@ -46,6 +46,9 @@ def _unmet(recipe: Recipe, run: RunSpec, metric: Metric) -> Iterator[str]:
             yield f"{metric.metric} needs {_WORDS[kind]} of {run.reference!r} too, and its client {client!r} makes none"
     if not isinstance(metric, ErrorRate) or "section" not in metric.strata:
         return
+    corpus = recipe.corpora.get(run.corpus)
+    if corpus is not None and corpus.stitch is not None and metric.of_transcripts:
+        return  # each clip has its place
     if run.reference is None:
         yield "sections are told by the segments of another run: name it under `reference`"
     elif reference is not None and getattr(getattr(reference.via, "segment", None), "by", "none") == "none":

@@ -131,3 +131,19 @@ def test_the_manifest_survives_its_file() -> None:
     assert Manifest.model_validate_json(text) == made
     assert text.count('"cpu": "a cpu"') == 2
     assert Manifest.model_validate_json(text).content_digest() == made.digest
+
+
+def test_parts_of_a_corpus_have_a_table_of_their_own(tmp_path: Path) -> None:
+    parts = [
+        measured(),
+        measured(subset="section:0-60 s", value=0.02, n=60),
+        measured(subset="section:60-120 s", value=0.05, n=59),
+        measured(subset="section:60-120 s", value=0.01, n=59, against="fp16/wer"),
+        measured(subset="clip:a|b", value=0.5, n=2),
+    ]
+    text = render_card(manifest(measurements=tuple(parts)), CARD, SHIPPED)
+    assert "| figure | part | value | n |" in text
+    assert "| wer | section:0-60 s | 2.00 % (1.00 % to 7.00 %) | 60 words |" in text
+    assert "| wer − fp16/wer | section:60-120 s | 1.00 % (1.00 % to 7.00 %) | 59 words |" in text
+    assert "clip:a" not in text
+    assert "| figure | part |" not in render_card(manifest(), CARD, SHIPPED)

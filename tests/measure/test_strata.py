@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from measure_fakes import fake_corpus, fake_run
 
+from hubpub.corpus.corpus import Spoken
 from hubpub.errors import MeasureError
 from hubpub.gate import GateSpec, judge
 from hubpub.measure.measurement import Measurement
@@ -168,3 +169,17 @@ def test_a_gate_on_parts_judges_each(tmp_path: Path) -> None:
     assert not verdict(max=0.3, subset="language:*", min_n=5)[0]
     assert str(GateSpec(measure="a/b", subset="language:*", max=0)) == "a/b on language:*: at most 0"
     assert "subset" not in GateSpec(measure="a/b", max=0).model_dump()
+
+
+def test_stitched_clips_have_their_own_places() -> None:
+    corpus = fake_corpus(["a b c d"], [120.0])
+    spoken = tuple(Spoken(start=60.0 * i, end=60.0 * (i + 1), text=text) for i, text in enumerate(["a b", "c d"]))
+    clip = corpus.clips[0].model_copy(update={"spoken": spoken})
+    corpus = corpus.model_copy(update={"clips": (clip,)})
+    run = fake_run(corpus, ["a b c x"])
+    found = by_subset(Wer(metric="wer", strata=("section",), per_clip=False).measure(run, corpus))
+    assert {name: (each.value, each.n) for name, each in found.items()} == {
+        None: (0.25, 4),
+        "section:0-60 s": (0, 2),
+        "section:60-120 s": (0.5, 2),
+    }

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from hubpub.corpus.corpus import Clip, Corpus
+from hubpub.corpus.corpus import Clip, Corpus, Spoken
 from hubpub.errors import MeasureError
 from hubpub.measure.measurement import Measurement
 from hubpub.measure.metrics.base import Metric
 from hubpub.measure.normalize import Normalizer, normalize
-from hubpub.measure.result import Kind, RunResult
+from hubpub.measure.result import Kind, Piece, RunResult
 
 if TYPE_CHECKING:
     from hubpub.measure.edits import Edits, Unit
@@ -32,10 +32,12 @@ class ErrorRate(Metric):
     strata: tuple[Stratum, ...] = Field(
         default=(),
         description="Also give a figure for each class of length, language, speaker, or section of long audio; words "
-        "are placed in sections by the segments of the reference run.",
+        "are placed in sections by the clips that were stitched, else by the segments of the reference run.",
     )
     section_s: float = Field(default=60.0, gt=0, allow_inf_nan=False, description="Length of a section, in seconds.")
     unit: ClassVar[Unit]
+    of_transcripts: ClassVar[bool] = False
+    """Whether the reference is what was really said."""
     needs: ClassVar[tuple[Kind, ...]] = ("text",)
     libraries: ClassVar[tuple[str, ...]] = ("jiwer",)
 
@@ -73,18 +75,24 @@ class ErrorRate(Metric):
             if kind != "section":
                 parts += by_clip(kind, clips)
                 continue
-            if timed is None:
-                fix = "name a run with segments under `reference`"
-                raise MeasureError(f"{self.metric} has nothing to tell the sections by", fix=fix)
-            times = []
-            for reference, index in zip(references, indices, strict=True):
-                utterance = timed.utterances[index]
-                if utterance.pieces is None:
-                    fix = "let it cut the audio at silences or by a VAD"
-                    raise MeasureError("its transcripts are not in segments", where=f"run {timed.job.run}", fix=fix)
-                times.append(placed_by(reference, utterance.pieces, self.unit, self.normalizer))
+            places = [self._pieces(clip, index, timed) for clip, index in zip(clips, indices, strict=True)]
+            pairs = zip(references, places, strict=True)
+            times = [placed_by(reference, pieces, self.unit, self.normalizer) for reference, pieces in pairs]
             parts += by_section(times, self.section_s)
         return parts
+
+    def _pieces(self, clip: Clip, index: int, timed: RunResult | None) -> Sequence[Piece | Spoken]:
+        """What is said in which stretch of a clip: as the corpus knows, else as a run heard it."""
+        if clip.spoken is not None and self.of_transcripts:
+            return clip.spoken
+        if timed is None:
+            fix = "name a run with segments under `reference`"
+            raise MeasureError(f"{self.metric} has nothing to tell the sections by", fix=fix)
+        pieces = timed.utterances[index].pieces
+        if pieces is None:
+            fix = "let it cut the audio at silences or by a VAD"
+            raise MeasureError("its transcripts are not in segments", where=f"run {timed.job.run}", fix=fix)
+        return pieces
 
     def _rates(
         self, run: RunResult, parts: Sequence[Part], scores: Sequence[Edits], reference: RunResult | None = None
@@ -121,6 +129,8 @@ class ErrorRate(Metric):
 
 class TranscriptErrorRate(ErrorRate):
     """Against what was really said; clips without a transcript are left out."""
+
+    of_transcripts: ClassVar[bool] = True
 
     def units(self, texts: Sequence[str | None]) -> int | None:
         """Units of the transcripts."""
