@@ -1,0 +1,102 @@
+"""A calibrated transformation in a recipe: it reads its corpus, its key knows it, and nonsense is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy import Project, make_project, write_clip
+
+from hubpub.errors import RecipeError, StepError
+from hubpub.manifest import Manifest
+
+CALIBRATE = {"corpus": "tuning", "features": "waveform", "segment": {"by": "none"}}
+INT8 = "model.int8.onnx"
+
+
+def with_int8(folder: Path, **changes: Any) -> Project:
+    step = {"transform": "static_int8", "op_types": ["Conv"], "calibrate": CALIBRATE, **changes}
+    project = make_project(folder)
+    project.recipe["files"][INT8] = {"from": "convert/model.onnx", "chain": [step]}
+    project.recipe["measure"]["int8"] = {
+        "files": [INT8],
+        "via": {"client": "onnxruntime", "features": "waveform", "threads": 1, "model": INT8},
+        "corpus": "chords",
+        "metrics": ["snr"],
+        "reference": "whole",
+    }
+    project.recipe["gates"].append({"measure": "int8/snr", "min": 25})
+    project.save()
+    return project
+
+
+def key(manifest: Manifest) -> str:
+    return manifest.steps[f"files/{INT8}#1"].key
+
+
+def test_it_is_calibrated_on_its_corpus(tmp_path: Path) -> None:
+    project = with_int8(tmp_path / "project")
+    manifest = project.build(tmp_path / "store").manifest
+    step = manifest.steps[f"files/{INT8}#1"]
+    assert {"calibration/corpus.json", "model.onnx"} <= step.inputs.keys()
+    assert step.inputs["calibration/corpus.json"] in {
+        digest.sha256 for digest in manifest.steps["corpora/tuning"].outputs.values()
+    }
+    assert "onnx-asr" in step.libraries  # it computes the features
+    assert step.facts["layers"]
+    assert manifest.files[INT8].size < manifest.files["model.onnx"].size / 2
+    assert manifest.provisional == ()
+    assert not list((tmp_path / "store" / "downloads").glob("step-*"))  # nothing is left of the calibration
+
+
+def test_other_audio_is_another_step(tmp_path: Path) -> None:
+    project = with_int8(tmp_path / "project")
+    first = project.build(tmp_path / "store")
+    write_clip(project.folder / "speech" / "tuning.wav", 100)
+    (project.folder / "recipes" / "toy.lock").unlink()
+    second = project.build(tmp_path / "store")
+    assert key(first.manifest) != key(second.manifest)
+    assert first.manifest.files[INT8].sha256 != second.manifest.files[INT8].sha256
+    assert "runs/whole" in second.cached
+
+
+def test_a_stand_in_that_files_were_calibrated_on_makes_the_release_provisional(tmp_path: Path) -> None:
+    project = with_int8(tmp_path / "project")
+    project.recipe["corpora"]["tuning"]["stand_in_for"] = "eight speeches"
+    project.save()
+    assert project.build(tmp_path / "store").manifest.provisional == ("tuning stands in for eight speeches",)
+
+
+def test_a_stand_in_that_no_step_reads_does_not(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project")
+    project.recipe["corpora"]["tuning"]["stand_in_for"] = "eight speeches"
+    project.save()
+    assert project.build(tmp_path / "store").manifest.provisional == ()
+
+
+@pytest.mark.parametrize(
+    ("calibrate", "says"),
+    [
+        (None, "static_int8 needs `calibrate`"),
+        ({**CALIBRATE, "corpus": "tunning"}, "there is no corpus 'tunning'; did you mean 'tuning'?"),
+        ({**CALIBRATE, "corpus": "chords"}, "'chords' is for evaluation; calibrate on another"),
+        ({**CALIBRATE, "features": "mel"}, "features"),
+        ({**CALIBRATE, "count": 0}, "count"),
+    ],
+)
+def test_nonsense_is_named_with_its_line(tmp_path: Path, calibrate: dict[str, Any] | None, says: str) -> None:
+    project = with_int8(tmp_path / "project", calibrate=calibrate)
+    with pytest.raises(RecipeError) as caught:
+        project.build(tmp_path / "store")
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"{project.path}:")
+    assert says in line
+
+
+def test_a_model_that_audio_cannot_fill(tmp_path: Path) -> None:
+    """Features of another kind do not fit its input: named at its place, and without a traceback."""
+    project = with_int8(tmp_path / "project", calibrate={**CALIBRATE, "features": "whisper80"})
+    with pytest.raises(StepError) as caught:
+        project.build(tmp_path / "store")
+    assert str(caught.value).startswith(f"{project.path}:{project.line_of('transform: static_int8')}:")
