@@ -10,6 +10,7 @@ import json
 import random
 import string
 import struct
+import tempfile
 import zlib
 from base64 import urlsafe_b64encode
 from pathlib import Path
@@ -371,3 +372,18 @@ def test_no_false_alarm_in_real_packages() -> None:
     ]
     assert len(files) > 500
     assert [(path, found.place) for path in files for found in scan(path)] == []
+
+
+@given(st.integers(-60, 60), st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_a_secret_among_weights_is_found_wherever_it_lies(shift: int, seed: int) -> None:
+    """Also across the edge of what is read at a time, where neither side alone is worth reading."""
+    random_bytes = np.random.default_rng(seed)
+    before = random_bytes.integers(128, 256, WINDOW - 20 + shift, np.uint8)
+    before[:4] = (0, 1, 2, 3)
+    after = random_bytes.integers(128, 256, 3000, np.uint8)
+    token = "hf_" + drawn(string.ascii_letters, 34, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "weights.bin")
+        path.write_bytes(before.tobytes() + token.encode() + after.tobytes())
+        assert [found.secret.kind for found in scan(path)] == ["Hugging Face token"]
