@@ -68,7 +68,7 @@ def compare(
     """Run every peer once per round, the peers in turn; ``after`` clears away what a run left."""
     runs: dict[str, list[dict[str, float]]] = {peer: [] for peer in peers}
     for number in range(rounds + 1):
-        for peer in peers:
+        for peer in peers if number % 2 else reversed(peers):  # so that none always follows the same other
             os.sync()  # what an earlier run left to be written must not slow this one
             command = [sys.executable, script, "--run", peer, *arguments]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
