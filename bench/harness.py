@@ -77,13 +77,8 @@ def compare(
     ``warm`` adds a round that is not counted; ``interpreters`` are those of peers with an environment of their own.
     """
     runs: dict[str, list[dict[str, float]]] = {peer: [] for peer in peers}
-<<<<<<< HEAD
     for number in range(0 if warm else 1, rounds + 1):
-        for peer in peers:
-=======
-    for number in range(rounds + 1):
         for peer in peers if number % 2 else reversed(peers):  # so that none always follows the same other
->>>>>>> main
             os.sync()  # what an earlier run left to be written must not slow this one
             command = [(interpreters or {}).get(peer, sys.executable), script, "--run", peer, *arguments]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
