@@ -403,7 +403,10 @@ def test_sections_are_told_by_a_run_with_segments(tmp_path: Path) -> None:
     (line,) = problems(tmp_path, changed(", segment: {by: silence, max_s: 28}", "", sections))
     said = "sections are told by segments, and 'fp32' takes each clip in one pass; give it a `segment`"
     assert line.endswith(f"measure.sharded.metrics[1]: {said}")
-    stitched = changed("    clips:\n      - {audio: weights/c.wav", "    stitch: {seconds: 390}\n    clips:\n      - {audio: weights/c.wav")
+    stitched = changed(
+        "    clips:\n      - {audio: weights/c.wav",
+        "    stitch: {seconds: 390}\n    clips:\n      - {audio: weights/c.wav",
+    )
     assert not problems(tmp_path, changed("[cer, wer]", "[cer, {metric: wer, strata: [section]}]", stitched))
     parts = changed("sharded/wer, against: fp32/wer, max: 0.9", "sharded/disagreement, subset: 'section:*', max: 0.9")
     assert len(problems(tmp_path, parts)) == 1
