@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from conftest import RECIPE
 from onnx import numpy_helper
 
 from hubpub.corpus.corpus import Corpus
@@ -32,7 +31,7 @@ from hubpub.transform.shard import Shard
 
 pytestmark = pytest.mark.slow
 
-RECIPE_SPEC = load_recipe(RECIPE).recipe
+RECIPE_SPEC = load_recipe(Path(__file__).parents[1] / "recipes" / "whisper-tiny.en.yaml").recipe
 Array = npt.NDArray[Any]
 Change = Callable[[Array], Array]
 

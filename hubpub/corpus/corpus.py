@@ -100,6 +100,12 @@ class Corpus(BaseModel):
     sealed: bool = False
     clips: tuple[Clip, ...]
 
+    @model_serializer(mode="wrap")
+    def _without_an_open_seal(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What earlier versions wrote of a corpus that is not sealed: manifests keep their digests."""
+        fields: dict[str, Any] = dump(self)
+        return {name: value for name, value in fields.items() if value or name != "sealed"}
+
     @property
     def digest(self) -> str:
         """sha256 over what a measurement depends on: ids, samples, texts, and turns where there are any, in order."""

@@ -135,3 +135,10 @@ def test_damaged_samples_are_refused(files: dict[str, Path], tmp_path: Path, con
         path.write_bytes(content)
     with pytest.raises(AudioError):
         load_samples(out, clip)
+
+
+def test_what_is_not_said_of_a_corpus_is_not_written() -> None:
+    """Manifests of releases that were made before corpora could be sealed, or clips have turns, keep their digests."""
+    plain = Corpus(role="evaluation", clips=())
+    assert "sealed" not in plain.model_dump(mode="json")
+    assert plain.model_copy(update={"sealed": True}).model_dump(mode="json")["sealed"] is True
