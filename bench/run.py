@@ -23,17 +23,21 @@ Machine: {machine}.
 
 
 def main() -> None:
-    """Run all, or those named on the command line."""
+    """Run all, or those named on the command line; the rows of the others stay as they are."""
+    results = HERE / "RESULTS.md"
+    known = results.read_text("utf-8") if results.exists() and sys.argv[1:] else ""
+    rows = {line.split(" | ")[0]: line for line in known.splitlines() if line.startswith("| ")}
+    rows.pop("| bench", None)
     names = sys.argv[1:] or sorted(path.stem for path in HERE.glob("*.py") if path.stem not in ("run", "harness"))
-    rows = []
     for name in names:
         print(f"== {name}", flush=True)
         done = subprocess.run([sys.executable, str(HERE / f"{name}.py")], stdout=subprocess.PIPE, text=True, check=True)
         print(done.stdout, end="", flush=True)
-        rows.append(row(json.loads(done.stdout.splitlines()[-1])))
+        line = row(json.loads(done.stdout.splitlines()[-1]))
+        rows[line.split(" | ")[0]] = line
     here = machine()
     described = f"{here.cpu}, {here.cores} cores, {here.kernels}, {here.system}"
-    (HERE / "RESULTS.md").write_text(HEAD.format(machine=described) + "\n".join(rows) + "\n", "utf-8")
+    results.write_text(HEAD.format(machine=described) + "\n".join(sorted(rows.values())) + "\n", "utf-8")
 
 
 def row(result: dict[str, object]) -> str:
