@@ -114,11 +114,14 @@ def test_a_stand_in_corpus_shows_from_the_recipe_to_the_card(replaced: Project, 
     before = read_manifest(publishable.release)
     corpora = replaced.recipe["corpora"]
     stand_in = {**corpora["tuning"], "stand_in_for": "VoxConverse dev"}
-    replaced.recipe = {**replaced.recipe, "corpora": {**corpora, "tuning": stand_in}}
+    calibrate = {"corpus": "tuning", "features": "waveform", "segment": {"by": "none"}}
+    step = {"transform": "static_int8", "op_types": ["Conv"], "calibrate": calibrate}
+    files = {**replaced.recipe["files"], "int8.onnx": {"from": "convert/model.onnx", "chain": [step]}}
+    replaced.recipe = {**replaced.recipe, "corpora": {**corpora, "tuning": stand_in}, "files": files}
     replaced.save()
     built = replaced.build(publishable.store)
     assert built.manifest.provisional == ("tuning stands in for VoxConverse dev",)
-    assert built.ran == (), "what a corpus stands in for decides no byte"
+    assert built.ran == ("files/int8.onnx#1",), "what a corpus stands in for decides no byte"
     card = (built.folder / CARD).read_text()
     meta, body = card.split("---\n")[1:3]
     assert "- provisional\n" in meta
