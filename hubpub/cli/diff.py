@@ -95,9 +95,9 @@ def _sizes(old: int, new: int) -> str:
 
 
 def _show_figures(figures: Sequence[FigureChange]) -> None:
-    """Figures that are the same in each build first, then timings, each as old → new."""
+    """Figures that are the same in each build first, then timings, each as old → new; those of parts are counted."""
     for observed, title in ((False, "figures"), (True, "timings and memory")):
-        chosen = [each for each in figures if each.observed == observed]
+        chosen = [each for each in figures if each.observed == observed and not each.partial]
         width = max((len(printable(each.key)) for each in chosen), default=0)
         if chosen:
             typer.echo(f"{title}:")
@@ -106,6 +106,8 @@ def _show_figures(figures: Sequence[FigureChange]) -> None:
             typer.echo(f"  {printable(each.key):{width}}  {old} → {new}")
         if len(chosen) > _MOST_ROWS:
             typer.echo(f"  and {len(chosen) - _MOST_ROWS} more")
+    if parts := sum(each.partial for each in figures):
+        typer.echo(f"  and {parts} figures of single clips or parts: see --json")
 
 
 def _figure(measured: Any) -> str:

@@ -47,6 +47,11 @@ class FigureChange:
         """A timing or a memory figure, which differs from run to run."""
         return (self.new or self.old).observed  # type: ignore[union-attr]
 
+    @property
+    def partial(self) -> bool:
+        """Of a part of the corpus, such as one clip."""
+        return (self.new or self.old).subset is not None  # type: ignore[union-attr]
+
 
 @dataclass(frozen=True)
 class Diff:

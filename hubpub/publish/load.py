@@ -57,7 +57,7 @@ def load_back(repo: str, commit: str, recipe: Recipe, manifest: Manifest, report
             except PublishError as error:
                 plain = _download(repo, commit, files, where, local_dir=desk / f"{name}-plain")
                 said = _run(name, run, plain, manifest, recipe, store, desk / f"{name}-again", where)
-                reporter.note(f"{error.where}: from the client's cache it {error.what}")
+                reporter.note(f"{error.where}: from the client's cache it {error.what.replace(f'{desk}/', '')}")
                 said += ", BUT ONLY from a plain folder (snapshot_download with local_dir), not from the client's cache"
             reporter.end(f"load {name}", said)
             lines.append(f"{name}: {len(files)} files load with {run.via.client} and run: {said}")

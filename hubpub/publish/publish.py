@@ -240,7 +240,8 @@ def _target(hub: Hub, release: Release, spec: PublishSpec, options: Options, rep
 def _described(target: Target, base: Remote, changes: Diff, options: Options) -> Target:
     """With a description of the commit: what it replaces, and the figures that change."""
     lines = [f"Digest: {target.release.manifest.digest}", f"Replaces: {base.commit}"]
-    told = [each for each in changes.figures if each.old and each.new and not each.observed][:MOST_FIGURES]
+    told = [each for each in changes.figures if each.old and each.new and not (each.observed or each.partial)]
+    told = told[:MOST_FIGURES]
     if told:
         lines += ["", "| figure | before | now |", "|---|---|---|"]
         lines += [

@@ -10,6 +10,7 @@ from hubpub.errors import StepError
 from hubpub.transform.layout import Layout, lay_out
 
 if TYPE_CHECKING:
+    from hubpub.onnxfile import OnnxFile
     from hubpub.transform._ledger import Ledger
     from hubpub.transform._weights import Weights
     from hubpub.transform.base import Facts, Progress
@@ -58,19 +59,35 @@ def convert(
         if not ledger.layers:
             raise _nothing(ledger, weights, params.min_elements)
         weights.drop_unused()
-        if was_sound and (problem := unsound(file)):
-            raise StepError(f"the quantized graph is not sound: {problem}", where=where, fix="report this")
-        bytes_out = tensor_bytes(file, where)
-        places = [located.steps for located in file.tensors()]
-        lay_out(file, target, params.layout, progress)
-    if [located.steps for located in OnnxFile.open(target).tensors()] != places:
-        raise StepError("the tensors of the written model are not those planned", where=target.name)
+        bytes_out = write_checked(file, target, params.layout, progress, where=where, was_sound=was_sound)
     return {
         **ledger.facts(weights, params.min_elements),
         "bytes_in": bytes_in,
         "bytes_out": bytes_out,
         "runtime": runtime_facts(model, target) if params.report_runtime else None,
     }
+
+
+def write_checked(
+    file: OnnxFile, target: Path, layout: Layout, progress: Progress, *, where: str, was_sound: bool
+) -> int:
+    """Write an edited model and check what was written; bytes of its tensors.
+
+    Raises:
+        OnnxFileError: it cannot be written.
+        StepError: the graph was sound before and is not now, or the written tensors are not those planned.
+    """
+    from hubpub.onnxfile import OnnxFile
+    from hubpub.transform.fp16 import tensor_bytes, unsound
+
+    if was_sound and (problem := unsound(file)):
+        raise StepError(f"the quantized graph is not sound: {problem}", where=where, fix="report this")
+    count = tensor_bytes(file, where)
+    places = [located.steps for located in file.tensors()]
+    lay_out(file, target, layout, progress)
+    if [located.steps for located in OnnxFile.open(target).tensors()] != places:
+        raise StepError("the tensors of the written model are not those planned", where=target.name)
+    return count
 
 
 def _nothing(ledger: Ledger, weights: Weights, min_elements: int) -> StepError:

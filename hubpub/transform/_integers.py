@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hubpub.errors import StepError
-from hubpub.transform.layout import Layout, lay_out
+from hubpub.transform._convert import write_checked
+from hubpub.transform.layout import Layout
 
 if TYPE_CHECKING:
     from hubpub.onnxfile import OnnxFile
@@ -94,13 +95,7 @@ def rewrite_file(
         rest = Weights(file, scratch, where)
         others = _store_others(rest, plan)
         rest.drop_unused()
-        if was_sound and (problem := unsound(file)):
-            raise StepError(f"the quantized graph is not sound: {problem}", where=where, fix="report this")
-        bytes_out = tensor_bytes(file, where)
-        places = [located.steps for located in file.tensors()]
-        lay_out(file, target, plan.layout, progress)
-    if [located.steps for located in OnnxFile.open(target).tensors()] != places:
-        raise StepError("the tensors of the written model are not those planned", where=target.name)
+        bytes_out = write_checked(file, target, plan.layout, progress, where=where, was_sound=was_sound)
     left = others.facts(rest, plan.min_elements)
     return {
         "layers": [*ledger.layers, *others.layers],

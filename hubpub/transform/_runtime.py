@@ -72,6 +72,28 @@ def load_footprint(model: Path) -> Footprint:
     return Footprint(**_ask("rss", model))
 
 
+def open_session(model: Path, threads: int, where: str) -> Any:
+    """A session of onnxruntime on the CPU, its operators on ``threads`` threads (0 = all cores).
+
+    Raises:
+        StepError: it does not load the model.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no class of their own
+        raise StepError(f"onnxruntime does not load it: {one_line(error)}", where=where) from error
+
+
+def one_line(error: Exception) -> str:
+    """The runtime's own words, which go over many lines."""
+    return " ".join(str(error).split())[:300]
+
+
 def _ask(mode: str, model: Path) -> dict[str, int]:
     done = subprocess.run(
         [sys.executable, "-m", "hubpub.transform._runtime", mode, str(model.resolve())],
@@ -96,7 +118,7 @@ def main() -> None:
     try:
         answer = {"ops": _ops, "users": _users, "rss": _rss}[mode](model)
     except Exception as error:  # whatever the runtime raises has to reach the caller as one line
-        answer = {"error": " ".join(str(error).split())[:300]}
+        answer = {"error": one_line(error)}
     print(json.dumps(answer))
 
 

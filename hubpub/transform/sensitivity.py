@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from xml.sax.saxutils import escape
 
 from hubpub.errors import StepError
+from hubpub.transform._runtime import one_line, open_session
 
 if TYPE_CHECKING:
     import numpy as np
@@ -145,7 +146,7 @@ class Bench:
         target = self.folder / "candidate.onnx"
         try:
             self.quantize(layers, target)
-            session = _session(target, self.threads)
+            session = open_session(target, self.threads, target.name)
             errors = [0.0] * len(self._signal)
             for window, expected in zip(self.windows, self._reference, strict=True):
                 for index, (before, after) in enumerate(zip(expected, _floats(session, window), strict=True)):
@@ -170,7 +171,7 @@ class Bench:
             return
         if not self.windows:
             raise StepError("there is no window to run", where=self.model.name)
-        session = _session(self.model, self.threads)
+        session = open_session(self.model, self.threads, self.model.name)
         self._reference = [_floats(session, window) for window in self.windows]
         count = len(self._reference[0])
         self._signal = [
@@ -353,28 +354,15 @@ def plot(scanned: Scan, most: int = 40) -> str:
 # ---------------------------------------------------------------------------------------------------------- sessions
 
 
-def _session(model: Path, threads: int) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    try:
-        return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no class of their own
-        what = " ".join(str(error).split())[:300]
-        raise StepError(f"onnxruntime does not load it: {what}", where=model.name) from None
-
-
 def _floats(session: Any, window: Window) -> list[Array]:
     """The outputs that have fractions."""
     import numpy as np
 
     try:
         outputs = session.run(None, dict(window))
-    except Exception as error:
-        what = " ".join(str(error).split())[:300]
-        raise StepError(f"a window does not run: {what}", fix="give every input of the model by name") from None
+    except Exception as error:  # onnxruntime's errors have no class of their own
+        fix = "give every input of the model by name"
+        raise StepError(f"a window does not run: {one_line(error)}", fix=fix) from None
     floats = [np.asarray(output) for output in outputs if isinstance(output, np.ndarray) and output.dtype.kind == "f"]
     if not floats:
         raise StepError("none of its outputs has fractions, so there is no error to measure")

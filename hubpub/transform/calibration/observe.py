@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hubpub.errors import StepError
+from hubpub.transform._runtime import one_line, open_session
 from hubpub.transform.calibration.probes import MIN_OPSET, Histogram, Probe, Rows, Writer
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def observe(
             if number < len(run.done):  # other windows than those that the state is of
                 (folder / "state.npz").unlink()
                 return observe(file, windows, probes, folder, threads=threads, progress=progress)
-            session = session or _session(run.write(Path(scratch)), threads, where)
+            session = session or open_session(run.write(Path(scratch)), threads, where)
             run.take(session, window, digest, where)
             progress(1)
     return Observations(folder, probes, run.seen, run.blocks)
@@ -144,9 +145,9 @@ class _Run:
         names = [name for group in self._outputs for name in group]
         try:
             given = iter(session.run(names, dict(window)))
-        except Exception as error:
+        except Exception as error:  # onnxruntime's errors have no class of their own
             raise StepError(
-                f"window {len(self.done) + 1} does not run: {_line(error)}",
+                f"window {len(self.done) + 1} does not run: {one_line(error)}",
                 where=where,
                 fix="give windows that the model takes",
             ) from error
@@ -227,18 +228,6 @@ class _Run:
         return folder / "tapped.onnx"
 
 
-def _session(model: Path, threads: int, where: str) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise StepError(f"onnxruntime does not load it for calibration: {_line(error)}", where=where) from error
-
-
 def _digest(window: Mapping[str, Array]) -> str:
     found = hashlib.sha256()
     for name in sorted(window):
@@ -246,7 +235,3 @@ def _digest(window: Mapping[str, Array]) -> str:
         found.update(f"{name}\n{array.dtype.str}\n{array.shape}\n".encode())
         found.update(array.tobytes())
     return found.hexdigest()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
