@@ -86,7 +86,12 @@ def open_session(model: Path, threads: int, where: str) -> Any:
     try:
         return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no class of their own
-        raise StepError(f"onnxruntime does not load it: {one_line(error)}", where=where) from error
+        said = one_line(error).replace(str(model), model.name)
+        raise StepError(
+            f"onnxruntime does not load it: {said}",
+            where=where,
+            fix="operations that onnxruntime does not have, as those of a library of yours, cannot be run here",
+        ) from error
 
 
 def one_line(error: Exception) -> str:

@@ -164,7 +164,7 @@ def test_custom_operations_are_left_alone(tmp_path: Path) -> None:
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     check(model, tmp_path, Inputs(9, 16))
     model.graph.node[1].op_type, model.graph.node[1].domain = "Unheard", "custom"
-    with pytest.raises(StepError, match="onnxruntime does not load it for calibration"):
+    with pytest.raises(StepError, match=r"onnxruntime does not load it: .*custom:Unheard"):
         apply(SmoothQuantInt8(**SMALL), model, tmp_path, Inputs(9, 16))
 
 
@@ -265,8 +265,16 @@ def test_smoothing_changes_nothing_and_integers_run(tmp_path: Path, model: onnx.
     # Where large values cancel, what is left has the rounding errors of the large ones.
     assert np.abs(expected - got).max() <= 1e-3 * max(np.abs(expected).max(), 1e-2)
     target, facts = apply(SmoothQuantInt8(min_elements=1, alpha=alpha), model, folder, windows)
-    assert facts["fused"]["not_fused"] == []
+    # onnxruntime 1.31 leaves a product in float where a Relu follows at once and its result stays float.
+    clipped = {node.input[0] for node in model.graph.node if node.op_type == "Relu"}
+    assert set(facts["fused"]["not_fused"]) <= clipped
     assert np.isfinite(runs(target, dict(window))[0]).all()
+
+
+def test_a_product_that_the_runtime_leaves_in_float_is_named(tmp_path: Path) -> None:
+    text = "g (float[n, 16] x) => (float[n, 16] y) { a = MatMul (x, w)  r = Relu (a)  s = Tanh (r)  y = MatMul (s, v) }"
+    facts = check(graph(text, w=matrix(16, 16), v=matrix(16, 16, 1)), tmp_path, Inputs(9, 16))
+    assert facts["fused"]["not_fused"] == ["a"]
 
 
 def test_errors_are_ours(tmp_path: Path) -> None:
