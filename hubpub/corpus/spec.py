@@ -249,6 +249,11 @@ class CorpusSpec(BaseModel):
         named = any(clip.text is not None or self.labels(clip).text_from is not None for clip in self.clips)
         return named or any(dataset.columns.text is not None for dataset in self.datasets)
 
+    @property
+    def has_turns(self) -> bool:
+        """Whether something says who speaks when in any clip."""
+        return any(self.labels(clip).turns_from is not None for clip in self.clips)
+
     def provenance(self, clip: ClipSpec) -> Provenance:
         """What is known of ``clip``, the defaults filled in."""
         labels = self.labels(clip)

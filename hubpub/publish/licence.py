@@ -90,8 +90,7 @@ def published_sources(recipe: Recipe) -> dict[str, bool]:
             for reference in recipe.steps[origin].inputs.values():
                 visit(reference.partition("/")[0], True, seen | {origin})
 
-    for path in recipe.files:
-        rule = recipe.rule(path)
+    for _, rule in recipe.rules():
         for reference in (rule.source, *rule.sidecars):
             visit(reference.partition("/")[0], bool(rule.chain), frozenset())
     return found

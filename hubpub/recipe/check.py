@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from hubpub.corpus.spec import Labels
 from hubpub.errors import Problem, nearest
 from hubpub.gate import GateSpec, impossible
+from hubpub.recipe.check_choices import choices, other_paths
 from hubpub.recipe.check_measure import clients_and_metrics, differences_and_parts
 from hubpub.recipe.document import Document, Loc
 from hubpub.recipe.model import PATTERNS, REFERENCE, PublishSpec, Recipe, RunSpec
@@ -32,7 +33,7 @@ _MAX_SEGMENT, _MAX_PATH = 255, 1024
 
 def check(recipe: Recipe, document: Document, folder: Path) -> list[Problem]:
     """All problems, in the order of the file."""
-    of_files = (_names, _references, _local_files, _published_paths, _cycles, _seals, _calibrations)
+    of_files = (_names, _references, _local_files, _published_paths, choices, _cycles, _seals, _calibrations)
     of_measure = (_runs, _gates, clients_and_metrics, differences_and_parts)
     parts = (*of_files, *of_measure, _template, _publish)
     return report(document, (found for part in parts for found in part(recipe, folder)))
@@ -99,11 +100,10 @@ def _all_references(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
     for name, step in recipe.steps.items():
         for target, reference in step.inputs.items():
             yield ("steps", name, "inputs", target), reference
-    for path in recipe.files:
-        rule = recipe.rule(path)
-        yield ("files", path, "from"), rule.source
+    for loc, rule in recipe.rules():
+        yield (*loc, "from"), rule.source
         for index, reference in enumerate(rule.sidecars):
-            yield ("files", path, "with", index), reference
+            yield (*loc, "with", index), reference
     for name, corpus in recipe.corpora.items():
         yield from _label_files(("corpora", name, "defaults"), corpus.defaults)
         for index, dataset in enumerate(corpus.datasets):
@@ -166,6 +166,10 @@ def requirements_path(script: str, declared: str | None) -> str:
 
 def _published_paths(recipe: Recipe, _: Path) -> Found:
     paths: list[tuple[Loc, str]] = [(("files", path), path) for path in recipe.files]
+    for name, choice in recipe.choices.items():
+        first = next(iter(choice.candidates))
+        paths += [(("choices", name, "candidates", first, path), path) for path in choice.paths]
+        paths += [(("choices", name, "publish_others"), path) for path in other_paths(choice)]
     yield from _unsafe(paths)
     for loc, path in paths:
         if path.split("/")[0].casefold() in RESERVED:
@@ -234,11 +238,11 @@ def _seals(recipe: Recipe, _: Path) -> Found:
 
 
 def _calibrations(recipe: Recipe, _: Path) -> Found:
-    for path in recipe.files:
-        for index, transform in enumerate(recipe.rule(path).chain):
+    for place, rule in recipe.rules():
+        for index, transform in enumerate(rule.chain):
             if not isinstance(transform, Calibrated):
                 continue
-            loc: Loc = ("files", path, "chain", index)
+            loc: Loc = (*place, "chain", index)
             if transform.calibrate is None:
                 yield loc, f"{transform.transform} needs `calibrate`: a corpus, and the features that the model takes"
                 continue
@@ -261,8 +265,8 @@ def _runs(recipe: Recipe, _: Path) -> Found:
         elif corpus.role != "evaluation":
             yield (*loc, "corpus"), f"{run.corpus!r} is for {corpus.role}; what it was tuned on proves nothing"
         for index, pattern in enumerate(run.files):
-            if not any(fnmatchcase(path, pattern) for path in recipe.files):
-                yield (*loc, "files", index), f"no published file matches {pattern!r}{nearest(pattern, recipe.files)}"
+            if not any(fnmatchcase(path, pattern) for path in recipe.paths):
+                yield (*loc, "files", index), f"no published file matches {pattern!r}{nearest(pattern, recipe.paths)}"
         if run.reference is not None and run.reference not in recipe.measure:
             yield (*loc, "reference"), f"there is no run {run.reference!r}{nearest(run.reference, recipe.measure)}"
         elif run.reference is not None and recipe.measure[run.reference].corpus != run.corpus:
@@ -294,7 +298,9 @@ def _gates(recipe: Recipe, _: Path) -> Found:
     for index, gate in enumerate(recipe.gates):
         sides = [(field, figure) for field, figure in (("measure", gate.measure), ("against", gate.against)) if figure]
         wrong: list[tuple[Loc, str]] = [
-            (("gates", index, field), why) for field, figure in sides if (why := _no_figure(recipe, figure))
+            (("gates", index, field), why)
+            for field, figure in sides
+            if (why := _no_figure(recipe, figure, of_candidates=field == "against"))
         ]
         yield from wrong
         if reason := _impossible(recipe, gate):
@@ -303,16 +309,21 @@ def _gates(recipe: Recipe, _: Path) -> Found:
             (mine, metric), (other, other_metric) = gate.measure.split("/"), gate.against.split("/")
             if metric != other_metric:
                 yield ("gates", index, "against"), f"{metric} is not compared with {other_metric}"
-            if recipe.measure[mine].corpus != recipe.measure[other].corpus:
+            runs = [recipe.run(each) for each in (mine, other)]
+            if len({run.corpus for run in runs if run}) > 1:
                 yield ("gates", index, "against"), "the two runs are over different corpora, so no pairs can be made"
 
 
-def _no_figure(recipe: Recipe, key: str) -> str | None:
+def _no_figure(recipe: Recipe, key: str, *, of_candidates: bool) -> str | None:
     """Why no ``run/metric`` of this name will be there to judge."""
     name, metric = key.split("/")
-    if name not in recipe.measure:
+    run = recipe.run(name) if of_candidates else recipe.measure.get(name)
+    if run is None and "@" in name:
+        fix = "name it under `against` of a choice that has this run" if of_candidates else "put it under `against`"
+        return f"{name!r} is the run of a candidate, and none is compared with here; {fix}"
+    if run is None:
         return f"there is no run {name!r}{nearest(name, recipe.measure)}"
-    known = [figure for spec in recipe.measure[name].metric_specs() for figure in spec.gives]
+    known = [figure for spec in run.metric_specs() for figure in spec.gives]
     if metric not in known:
         return f"run {name!r} does not measure {metric!r}" + (
             nearest(metric, known) or f"; it measures {', '.join(known)}"

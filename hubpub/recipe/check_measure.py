@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from hubpub.errors import nearest
-from hubpub.gate import GateSpec
 from hubpub.measure.metrics._text import ErrorRate
 from hubpub.measure.metrics.base import Metric
 from hubpub.measure.result import Kind
@@ -23,7 +22,7 @@ def clients_and_metrics(recipe: Recipe, _: Path) -> Found:
     """Runs whose client cannot open its model, or does not make what a metric needs."""
     for name, run in recipe.measure.items():
         loc: Loc = ("measure", name)
-        given = [path for path in recipe.files if any(fnmatchcase(path, pattern) for pattern in run.files)]
+        given = recipe.given(name)
         for path in run.via.opens():
             if path not in given:
                 yield (*loc, "via", "model"), f"{path!r} is not among the files of this run{_instead(path, given)}"
@@ -31,7 +30,7 @@ def clients_and_metrics(recipe: Recipe, _: Path) -> Found:
             yield from (((*loc, "metrics", index), why) for why in _unmet(recipe, run, metric))
 
 
-def _instead(path: str, given: list[str]) -> str:
+def _instead(path: str, given: Sequence[str]) -> str:
     return nearest(path, given) or (f"; these are {', '.join(given[:4])}" if given else "")
 
 
@@ -44,9 +43,11 @@ def _unmet(recipe: Recipe, run: RunSpec, metric: Metric) -> Iterator[str]:
         elif reference is not None and kind not in reference.via.makes and (metric.needs_against or metric.deltas):
             client = reference.via.client
             yield f"{metric.metric} needs {_WORDS[kind]} of {run.reference!r} too, and its client {client!r} makes none"
+    corpus = recipe.corpora.get(run.corpus)
+    if metric.metric == "der" and corpus is not None and not corpus.has_turns:
+        yield f"der needs to know who speaks when, and no clip of {run.corpus!r} says so; give it `turns_from`"
     if not isinstance(metric, ErrorRate) or "section" not in metric.strata:
         return
-    corpus = recipe.corpora.get(run.corpus)
     if corpus is not None and corpus.stitch is not None and metric.of_transcripts:
         return  # each clip has its place
     if run.reference is None:
@@ -58,7 +59,7 @@ def _unmet(recipe: Recipe, run: RunSpec, metric: Metric) -> Iterator[str]:
 def differences_and_parts(recipe: Recipe, _: Path) -> Found:
     """Gates on differences that no metric gives, or on parts of the corpus that have no figures."""
     for index, gate in enumerate(recipe.gates):
-        metric = _metric(recipe, gate)
+        metric = recipe.metric(gate.measure)
         if metric is None:
             continue
         figure = gate.measure.partition("/")[2]
@@ -70,12 +71,6 @@ def differences_and_parts(recipe: Recipe, _: Path) -> Found:
             yield ("gates", index, "against"), f"{figure} is not taken as a difference to another run{instead}"
         if gate.subset is not None and (why := _no_part(gate.subset, metric, paired=gate.against is not None)):
             yield ("gates", index, "subset"), why
-
-
-def _metric(recipe: Recipe, gate: GateSpec) -> Metric | None:
-    name, _, figure = gate.measure.partition("/")
-    run = recipe.measure.get(name)
-    return next((metric for metric in run.metric_specs() if figure in metric.gives), None) if run else None
 
 
 def _no_part(subset: str, metric: Metric, *, paired: bool) -> str | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, model_validator
 
 from hubpub.corpus.spec import CorpusSpec
-from hubpub.gate import GateSpec
+from hubpub.gate import GateSpec, Key
 from hubpub.hub_terms import LANGUAGE
 from hubpub.measure.clients import AnyClient
 from hubpub.measure.metrics import AnyMetric, MetricName
@@ -115,6 +117,77 @@ FileEntry = Annotated[
 ]
 
 
+class BestBy(Model):
+    """Promotes, of the candidates that pass their gates, the one with the least or the most of a figure."""
+
+    least: Key | None = Field(None, description="run/metric of which the least is best, such as an error rate")
+    most: Key | None = Field(None, description="run/metric of which the most is best")
+
+    @model_validator(mode="after")
+    def _one_figure(self) -> Self:
+        if (self.least is None) == (self.most is None):
+            raise ValueError("say one of `least` and `most`")
+        return self
+
+    @property
+    def figure(self) -> str:
+        """The run/metric that decides."""
+        return self.least or self.most or ""
+
+
+FIRST = "first"
+"""What `promote` says of a ladder, so no candidate is called so."""
+
+IN_OTHER_NAMES = ("stem", "candidate", "suffix")
+"""What ``publish_others`` may hold in braces."""
+
+
+class ChoiceSpec(Model):
+    """Published files that may come to be in several ways: these are measured, and one of them is published.
+
+    With ``promote: first`` a ladder: its rungs are made in order until one passes its gates, those below are not made.
+    Else a roster: all are made and measured side by side.
+    """
+
+    runs: tuple[Name, ...] = Field(
+        min_length=1,
+        description="runs of `measure` that every candidate is measured by, as if it were published; their gates "
+        "(but those on timings) decide; over corpora that are not sealed",
+    )
+    promote: Annotated[
+        Annotated[Name, Tag("<name>")] | Annotated[BestBy, Tag("<best>")],
+        Discriminator(lambda value: "<name>" if isinstance(value, str) else "<best>"),
+    ] = Field(
+        description="which is published: `first` (that passes its gates), the name of one, or {least: run/metric} "
+        "or {most: run/metric} among those that pass"
+    )
+    against: Name | None = Field(
+        None,
+        description="a candidate that the others are compared with, paired; gates may name its figures run@candidate",
+    )
+    publish_others: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="publish the others too, beside each file under this name, such as {stem}.{candidate}{suffix}; "
+        "default: they are not published",
+    )
+    candidates: dict[Name, dict[FilePath, FileEntry]] = Field(
+        min_length=2,
+        description="name → published path → how it comes to be; the same paths in each; rungs in this order",
+    )
+
+    @property
+    def is_ladder(self) -> bool:
+        """Whether it ends with the first that passes."""
+        return self.promote == FIRST
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The published paths that it decides about."""
+        return tuple(dict.fromkeys(path for files in self.candidates.values() for path in files))
+
+
 MetricEntry = Annotated[
     Annotated[MetricName, Tag("name")] | Annotated[AnyMetric, Tag("options")],
     Discriminator(lambda value: "name" if isinstance(value, str) else "options"),
@@ -205,13 +278,71 @@ class Recipe(Model):
     files: dict[FilePath, FileEntry] = Field(
         min_length=1, description="published path → the file kept there (<source or step>/<path>), or how it is made"
     )
+    choices: dict[Name, ChoiceSpec] = Field(
+        default_factory=dict,
+        description="ladders and rosters: further published files, each with candidates of which one is published",
+    )
     corpora: dict[Name, CorpusSpec] = Field(default_factory=dict, description="audio that is measured or calibrated on")
     measure: dict[Name, RunSpec] = Field(default_factory=dict, description="runs of a client over a corpus")
     gates: tuple[GateSpec, ...] = Field((), description="budgets; a release that misses one is not finished")
     card: CardSpec = Field(description="the model card")
     publish: PublishSpec | None = Field(None, description="where `hubpub publish` puts the release")
 
-    def rule(self, path: str) -> FileRule:
-        """The rule of a published file, the short form written out."""
-        rule = self.files[path]
-        return rule if isinstance(rule, FileRule) else FileRule.model_validate({"from": rule})
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Every path that is published whatever is chosen."""
+        return tuple(dict.fromkeys([*self.files, *(path for each in self.choices.values() for path in each.paths)]))
+
+    def choice_of(self, path: str) -> str | None:
+        """The choice that decides about a published path."""
+        return next((name for name, choice in self.choices.items() if path in choice.paths), None)
+
+    def run(self, name: str) -> RunSpec | None:
+        """A run by its name; ``run@candidate`` is that of a candidate which others are compared with."""
+        base, _, candidate = name.partition("@")
+        named = any(base in each.runs and candidate == each.against for each in self.choices.values())
+        return self.measure.get(base) if named or not candidate else None
+
+    def given(self, run: str) -> tuple[str, ...]:
+        """The published files that a run is given."""
+        patterns = self.measure[run].files
+        return tuple(path for path in self.paths if any(fnmatchcase(path, pattern) for pattern in patterns))
+
+    def compared_with(self, run: str) -> tuple[str, ...]:
+        """The runs, of a candidate too, that the figures of ``run`` are compared with."""
+        against = [each.against for each in self.choices.values() if run in each.runs and each.against]
+        gates = (gate for gate in self.gates if gate.against and gate.measure.partition("/")[0] == run)
+        others = [self.measure[run].reference, *(str(gate.against).partition("/")[0] for gate in gates)]
+        others += [f"{run}@{candidate}" for candidate in against]
+        return tuple(other for other in dict.fromkeys(others) if other is not None and other != run)
+
+    def metric(self, figure: str) -> Metric | None:
+        """The metric that gives ``run/metric``."""
+        name, _, figure = figure.partition("/")
+        run = self.run(name)
+        return next((metric for metric in run.metric_specs() if figure in metric.gives), None) if run else None
+
+    def choosing_gates(self, choice: ChoiceSpec) -> tuple[GateSpec, ...]:
+        """The gates that decide which candidate is published: timings differ from build to build, and do not."""
+        on_runs = (gate for gate in self.gates if gate.measure.partition("/")[0] in choice.runs)
+        return tuple(gate for gate in on_runs if (metric := self.metric(gate.measure)) and not metric.timings)
+
+    def rule(self, path: str, candidate: str | None = None) -> FileRule:
+        """The rule of a published file; of one that is chosen, that of a candidate."""
+        if candidate is None:
+            return _rule(self.files[path])
+        return _rule(self.choices[str(self.choice_of(path))].candidates[candidate][path])
+
+    def rules(self) -> Iterator[tuple[tuple[str, ...], FileRule]]:
+        """Place and rule of every published file, those of all candidates too."""
+        for path, entry in self.files.items():
+            yield ("files", path), _rule(entry)
+        for name, choice in self.choices.items():
+            for candidate, files in choice.candidates.items():
+                for path, entry in files.items():
+                    yield ("choices", name, "candidates", candidate, path), _rule(entry)
+
+
+def _rule(entry: str | FileRule) -> FileRule:
+    """The short form written out."""
+    return entry if isinstance(entry, FileRule) else FileRule.model_validate({"from": entry})

@@ -16,7 +16,7 @@ from typing import Any
 from hubpub.errors import Problem, RecipeError, nearest
 from hubpub.recipe.document import MAX_NODES, Document, Loc
 
-EXPANDED = ("steps", "files", "measure", "gates")
+EXPANDED = ("steps", "files", "choices", "measure", "gates")
 _PLACEHOLDER = re.compile(r"\$(?:\$|\{([^{}]*)\}|\{)")
 
 

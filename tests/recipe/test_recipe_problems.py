@@ -42,7 +42,7 @@ KEYS = [
     ("normalizer: none", "normaliser: none", ("normaliser", "measure.sharded.metrics[0].normaliser: unknown key; did you mean 'normalizer'?")),
     ("max: 0.5, min_n", "mox: 0.5, min_n", ("mox", "gates[0].mox: unknown key; did you mean 'max'?")),
     ("text: one two three four five", "txt: x", ("txt: x", "corpora.written.clips[0].txt: unknown key; did you mean 'text'?")),
-    ("name: demo", "name: demo\n\"\": 1", ('"": 1', "unknown key; known here: card, corpora, …")),
+    ("name: demo", "name: demo\n\"\": 1", ('"": 1', "unknown key; known here: card, choices, …")),
     ("name: demo", "name: demo\n? [a]\n: 1", ("[a]", "a key must be text")),
     ("name: demo", "name: demo\nname: again", ("name: again", "name: duplicate key; it stands in line 2 already")),
     ("max_s: 28", "max_s: 28, by: none", ("by: none", "measure.fp32.via.segment.by: duplicate key; it stands in line 49 already")),
