@@ -44,7 +44,7 @@ def _unmet(recipe: Recipe, run: RunSpec, metric: Metric) -> Iterator[str]:
             client = reference.via.client
             yield f"{metric.metric} needs {_WORDS[kind]} of {run.reference!r} too, and its client {client!r} makes none"
     corpus = recipe.corpora.get(run.corpus)
-    if metric.metric == "der" and corpus is not None and not corpus.has_turns:
+    if metric.metric == "der" and "turns" in run.via.makes and corpus is not None and not corpus.has_turns:
         yield f"der needs to know who speaks when, and no clip of {run.corpus!r} says so; give it `turns_from`"
     if not isinstance(metric, ErrorRate) or "section" not in metric.strata:
         return

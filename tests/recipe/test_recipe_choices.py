@@ -44,10 +44,16 @@ def test_a_ladder_and_a_roster_are_good(tmp_path: Path) -> None:
 
 
 SEALED = ("  speech:\n    role: evaluation\n", "  speech:\n    role: evaluation\n    sealed: true\n")
-SECOND = (
-    "  small:\n    runs: [small-int8]\n    promote: sharp\n    candidates:\n      sharp: {n.onnx: convert/model.onnx}\n"
-)
-SECOND += "      blunt: {n.onnx: convert/model.onnx}\n  small2:\n"
+SECOND = """\
+choices:
+  small:
+    runs: [small-int8]
+    promote: sharp
+    candidates:
+      sharp: {n.onnx: convert/model.onnx}
+      blunt: {n.onnx: convert/model.onnx}
+  small2:
+"""
 
 
 @pytest.mark.parametrize(
