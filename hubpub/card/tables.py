@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hubpub.card.figures import cell, narrow, size
@@ -24,10 +24,17 @@ _STATES = {
 
 @dataclass(frozen=True)
 class _Row:
-    """Its name, what it is called as part of a key, its bytes, and its figures by column."""
+    """A line of a table.
+
+    Attributes:
+        name: of the run or candidate.
+        sizes: bytes of its files; of a candidate also of all files that its first run is given.
+        figures: by column.
+        last: what became of it.
+    """
 
     name: str
-    size: int | None
+    sizes: tuple[int | None, ...]
     figures: dict[str, Measurement]
     last: str | None = None
 
@@ -42,7 +49,7 @@ def side_by_side(manifest: Manifest) -> list[dict[str, Any]]:
     names = {corpus.digest: name for name, corpus in manifest.corpora.items()}
     tables = []
     for (corpus, client), runs in groups.items():
-        rows = [_Row(run, _size(manifest, run), _columns(manifest, [run])) for run in runs]
+        rows = [_Row(run, (_size(manifest, run),), _columns(manifest, [run])) for run in runs]
         if len(rows) > 1 and (columns := _shown(rows)):
             tables.append(
                 {"corpus": names.get(corpus or "", "the same audio"), "client": client, **_table(rows, columns)}
@@ -66,14 +73,16 @@ def _choice(manifest: Manifest, choice: ChoiceRecord) -> dict[str, Any]:
         if each.run.partition("@")[0] in choice.runs and (each.reference or each.against)
     }
     rows = [
-        _Row(run, _size(manifest, run), _columns(manifest, [run], as_runs=choice.runs), "compared with")
+        _Row(run, (None, _size(manifest, run)), _columns(manifest, [run], as_runs=choice.runs), "compared with")
         for run in manifest.runs
         if run in references and "@" not in run and run not in choice.runs
     ]
     for each in choice.candidates:
-        bytes_ = sum(file.size for file in each.files.values()) if each.files else None
+        sizes = _total(file.size for file in each.files.values()), _size(manifest, candidates[each.name][0])
         figures = _columns(manifest, candidates[each.name], as_runs=choice.runs)
-        rows.append(_Row(each.name, bytes_, figures, _STATES[each.state]))
+        rows.append(_Row(each.name, sizes, figures, _STATES[each.state]))
+    if all(own == given for own, given in (row.sizes for row in rows) if own is not None and given is not None):
+        rows = [replace(row, sizes=(row.sizes[0] if row.sizes[1] is None else row.sizes[1],)) for row in rows]
     corpora = {each.corpus for each in found if each.run in choice.runs}
     return {
         "name": choice.name,
@@ -84,6 +93,10 @@ def _choice(manifest: Manifest, choice: ChoiceRecord) -> dict[str, Any]:
         "notes": [{"name": each.name, "reason": each.reason} for each in choice.candidates if _needs_words(each)],
         **_table(rows, _shown(rows), last="outcome"),
     }
+
+
+def _total(sizes: Iterable[int]) -> int | None:
+    return sum(sizes) or None
 
 
 def _needs_words(candidate: CandidateRecord) -> bool:
@@ -125,8 +138,8 @@ def _columns(manifest: Manifest, runs: Sequence[str], as_runs: Sequence[str] = (
 def _shown(rows: Sequence[_Row]) -> list[str]:
     """Columns that let rows be compared: two of them have it, or it compares by itself; timings last."""
     seen: dict[str, Measurement] = {}
-    for row in rows:
-        seen = {**row.figures, **seen}
+    for name, each in ((name, each) for row in rows for name, each in row.figures.items()):
+        seen.setdefault(name, each)
     metrics = list(dict.fromkeys(each.metric for row in rows for each in row.figures.values()))
     counts = {name: sum(name in row.figures for row in rows) for name in seen}
     shown = [name for name, each in seen.items() if counts[name] > 1 or each.against or each.reference]
@@ -135,12 +148,13 @@ def _shown(rows: Sequence[_Row]) -> list[str]:
     )
 
 
-def _table(rows: Iterable[_Row], columns: Sequence[str], last: str | None = None) -> dict[str, Any]:
-    head = ["", "size", *columns, *([last] if last else [])]
+def _table(rows: Sequence[_Row], columns: Sequence[str], last: str | None = None) -> dict[str, Any]:
+    heads = ("size", "with the other files")
+    head = ["", *(heads[number] for number, _ in enumerate(rows[0].sizes)), *columns, *([last] if last else [])]
     lines = [
         [
             cell(row.name),
-            "" if row.size is None else size(row.size).replace(" ", "\N{NO-BREAK SPACE}"),
+            *("" if each is None else size(each).replace(" ", "\N{NO-BREAK SPACE}") for each in row.sizes),
             *(_figure(row.figures, name) for name in columns),
             *([row.last or ""] if last else []),
         ]
