@@ -194,13 +194,13 @@ def test_the_card_shows_every_rung(ladder: Finished) -> None:
     table = card.partition("## Candidates: small")[2].partition("## Files")[0]
     assert f"`{INT8}` could be made in several ways. Published: **fp16**, the first that passes" in table
     rows = {line.split(" | ")[0].strip("| "): line for line in table.splitlines() if line.startswith("| ")}
-    assert list(rows) == ["|  ".strip("| "), "whole", "smooth", "text", "static", "fp16", "fp32"]
-    assert "**published** |" in rows["fp16"]
+    assert list(rows) == ["", "whole", "smooth", "text", "static", "fp16", "fp32"]
+    assert "| **published** |" in rows["fp16"]
     assert "13.9 kB" in rows["fp16"] or "14.0 kB" in rows["fp16"]
-    assert "misses a gate |" in rows["static"]
+    assert "| misses a gate |" in rows["static"]
     assert " dB" in rows["static"]
-    assert rows["smooth"].endswith("| failed |")
-    assert rows["fp32"].endswith("| not tried |")
+    assert "| failed |" in rows["smooth"]
+    assert "| not tried |" in rows["fp32"]
     assert "- smooth: cannot be made: model.onnx: holds no product" in table
     assert "### int8@" not in card
 

@@ -97,19 +97,20 @@ def test_candidates_stand_in_the_order_of_the_recipe_with_what_became_of_them() 
     runs = (*base.runs, "int8@upstream", "int8@smooth")
     made = with_runs(choices=(choice,), measurements=found, runs=runs)
     (table,) = choices(made)
-    assert table["head"] == ["", "size", "wer", "wer − fp32", "wer − upstream", "outcome"]
+    assert table["head"] == ["", "outcome", "size", "wer", "wer − fp32", "wer − upstream"]
     assert [row[0] for row in table["rows"]] == ["fp32", "upstream", "smooth", "broken"]
-    assert [row[-1] for row in table["rows"]] == ["compared with", "misses a gate", "**published**", "failed"]
+    assert [row[1] for row in table["rows"]] == ["compared with", "misses a gate", "**published**", "failed"]
     assert "(-5.00" in table["rows"][2][table["head"].index("wer − upstream")]
     assert [note["name"] for note in table["notes"]] == ["upstream", "broken"]
     given = {f"runs/int8@{each}": step("onnx-asr", "m.int8.onnx", "vocab.txt") for each in ("upstream", "smooth")}
     (wider,) = choices(made.model_copy(update={"steps": {**made.steps, **given}}))
-    assert wider["head"][:3] == ["", "size", "with the other files"]
-    assert [cell.replace("\N{NO-BREAK SPACE}", " ") for cell in wider["rows"][2][:3]] == [
-        "smooth",
-        "1.00 MB",
-        "1.50 MB",
-    ]
+    assert wider["head"][:4] == ["", "outcome", "size", "all files"]
+    row = [each.replace("\N{NO-BREAK SPACE}", " ") for each in wider["rows"][2]]
+    assert row[:4] == ["smooth", "**published**", "1.00 MB", "1.50 MB"]
+    both = choice.model_copy(update={"runs": ("int8", "encoder")})
+    (two,) = choices(made.model_copy(update={"choices": (both,)}))
+    assert two["head"][3:] == ["int8 wer", "int8 wer − fp32", "int8 wer − upstream"]
+    assert two["rows"][0][3].startswith("3.74")  # the reference, in the column of the run that it serves
     assert len(side_by_side(made)) == 1  # the candidates have no part in it
     card = render_card(made, CARD, SHIPPED)
     assert "- broken: cannot be made: &lt;no> product \\| none" in card
