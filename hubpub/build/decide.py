@@ -16,7 +16,7 @@ from hubpub.build.layout import candidate_run
 from hubpub.build.plan import Plan, trial_plan
 from hubpub.build.run import Done, Origins, input_digests
 from hubpub.build.task import Ref, Task
-from hubpub.build.tasks import MEASUREMENTS, TransformTask
+from hubpub.build.tasks import MEASUREMENTS, ClientTask, MetricsTask, TransformTask
 from hubpub.errors import GateError, HubpubError, KilledError, MeasureError, OnnxFileError, StepError
 from hubpub.gate import GateSpec, Verdict, judge
 from hubpub.manifest import CandidateRecord, ChoiceRecord, Digest, candidate_file
@@ -161,7 +161,7 @@ def _chosen(spec: ChoiceSpec, tried: Mapping[str, _Tried]) -> str | None:
 
 def _try(plan: Plan, choice: str, candidate: str, decided: tuple[ChoiceRecord, ...], shop: Shop) -> _Tried:
     trial, refs = trial_plan(plan, choice, candidate, decided)
-    own = (f"choices/{choice}/{candidate}/", candidate_run("", candidate))
+    own = _own_tasks(plan, trial, choice, candidate)
     fetched = False
     for task in trial.work:
         digests = input_digests(
@@ -170,8 +170,7 @@ def _try(plan: Plan, choice: str, candidate: str, decided: tuple[ChoiceRecord, .
         if digests is None:
             raise AssertionError(f"{task.name} was planned before what it needs")
         key = task.key(digests)
-        is_own = task.name.startswith(own[0]) or task.name.endswith(own[1])
-        reason = shop.failure(key) if is_own else None
+        reason = shop.failure(key) if task.name in own else None
         if reason is None:
             if not fetched and not shop.has(task, key, digests):
                 shop.fetch(trial)
@@ -182,11 +181,11 @@ def _try(plan: Plan, choice: str, candidate: str, decided: tuple[ChoiceRecord, .
             except KilledError:
                 raise
             except (StepError, OnnxFileError, MeasureError) as error:
-                if not is_own:
+                if task.name not in own:
                     raise
                 reason = shop.reason(error)
         files = dict(_files(trial, refs, shop, all_of_them=False))
-        cannot = "cannot be made" if isinstance(task, TransformTask) else "cannot be measured"
+        cannot = "cannot be measured" if isinstance(task, ClientTask | MetricsTask) else "cannot be made"
         record = CandidateRecord(
             name=candidate, state="failed", reason=f"{cannot}: {reason}", files=files, failed_key=key
         )
@@ -207,6 +206,22 @@ def _try(plan: Plan, choice: str, candidate: str, decided: tuple[ChoiceRecord, .
         {"name": candidate, "state": state, "reason": reason, "files": files, "verdicts": verdicts}
     )
     return _Tried(record, figures)
+
+
+def _own_tasks(plan: Plan, trial: Plan, choice: str, candidate: str) -> set[str]:
+    """The tasks that fail for this candidate alone: its chains, its runs, and scripts that nothing else reads."""
+    readers: dict[str, set[str]] = {}
+    for task in (*plan.tasks, *trial.work):
+        for _, ref in task.inputs:
+            readers.setdefault(ref.origin, set()).add(task.name)
+    for published in plan.published:
+        readers.setdefault(published.ref.origin, set()).add(published.path)
+    own: set[str] = set()
+    for name in reversed([task.name for task in trial.work]):  # readers come first
+        is_named = name.startswith(f"choices/{choice}/{candidate}/") or name.endswith(candidate_run("", candidate))
+        if is_named or readers.get(name, {""}) <= own:
+            own.add(name)
+    return own
 
 
 def _passed(gates: int) -> str:

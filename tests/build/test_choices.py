@@ -234,6 +234,25 @@ def test_other_files_are_measured_with_what_was_chosen_before(warm: Path, tmp_pa
     assert [each.chosen for each in built.manifest.choices] == ["fp16", "kept"]
 
 
+def test_a_script_that_only_one_rung_needs_may_fail(warm: Path, tmp_path: Path) -> None:
+    rungs = {"exported": {INT8: {"from": "risky/model.onnx", "chain": [{"transform": "fp16"}]}}, "fp16": RUNGS["fp16"]}
+    project = with_choice(tmp_path / "p", candidates=rungs)
+    scripts = project.script.parent
+    project.recipe["steps"]["risky"] = {"script": "scripts/risky.py", "outputs": ["model.onnx"]}
+    (scripts / "risky.py").write_text(project.script.read_text().replace("import json", "raise SystemExit('no luck')"))
+    (scripts / "risky.requirements.txt").write_text("")
+    project.save()
+    built = project.build(warm)
+    found = candidates(built)["exported"]
+    assert found.state == "failed"
+    assert found.reason.startswith("cannot be made: ")
+    assert "no luck" in found.reason
+    assert project.build(warm).ran == ()
+    project.script.write_text(project.script.read_text().replace("import json", "raise SystemExit('no luck')"))
+    with pytest.raises(StepError, match="no luck"):  # all rungs need this one
+        project.build(warm)
+
+
 def test_a_part_of_the_recipe_chooses_too(warm: Path, tmp_path: Path) -> None:
     built = with_choice(tmp_path / "p").build(warm, only=INT8)
     assert list(built.manifest.files) == [INT8]
