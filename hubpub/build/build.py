@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hubpub.build.at_hand import notes
 from hubpub.build.last import note_last
 from hubpub.build.pins import check_local_files, obey_lock, update_lock
 from hubpub.build.plan import Forecast, Plan, bytes_to_fetch, forecast, make_plan, wanted_files
@@ -68,6 +69,8 @@ def plan(
     """What `build` would do now."""
     loaded = load_recipe(recipe)
     made = make_plan(loaded, obey_lock(loaded, store, reporter, locked=locked), only=only, variant=variant)
+    for note in notes(made.missing):
+        reporter.note(note)
     return made, forecast(made, store)
 
 
@@ -97,6 +100,8 @@ def build(
     loaded = load_recipe(recipe)
     made = make_plan(loaded, obey_lock(loaded, store, reporter, locked=locked), only=only, variant=variant)
     check_local_files(made.loaded, made.lock, store)
+    for note in notes(made.missing):
+        reporter.note(note)
     output = output.resolve()
     folder = output.with_name(f"{output.name}.partial") if made.partial else output
     with claim(folder):

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from graphlib import TopologicalSorter
 from pathlib import PurePosixPath
 
+from hubpub.build.at_hand import refuse_missing, settle
 from hubpub.build.dropin import promised_files
 from hubpub.build.run import Known, Origins, input_digests, sidecars, source_files
 from hubpub.build.script import ScriptTask
@@ -23,6 +24,7 @@ from hubpub.build.tasks import (
     TransformTask,
 )
 from hubpub.errors import HubpubError, nearest
+from hubpub.manifest import MissingCorpus
 from hubpub.recipe import LoadedRecipe, Lock, locked_file
 from hubpub.source import SourceContext
 from hubpub.store import FileDigest, Result, Store
@@ -50,6 +52,8 @@ class Plan:
     work: tuple[Task, ...]
     published: tuple[Published, ...]
     runs: tuple[str, ...]
+    missing: dict[str, MissingCorpus]
+    """Corpora that stand-ins took the place of."""
     partial: bool
 
     @property
@@ -74,6 +78,7 @@ def make_plan(loaded: LoadedRecipe, lock: Lock, *, only: str | None = None, vari
     Raises:
         HubpubError: no such file or variant; a file that no locked source holds.
     """
+    loaded, missing = settle(loaded, lock)
     recipe = loaded.recipe
     sources = {name: _digests(lock, name) for name in recipe.sources}
     paths = _selected(loaded, only, variant)
@@ -96,6 +101,7 @@ def make_plan(loaded: LoadedRecipe, lock: Lock, *, only: str | None = None, vari
         needed,
         tuple(Published(path, ref, owners.get(path, ())) for path, ref in chains.items()),
         tuple(runs),
+        missing,
         partial=only is not None or variant is not None,
     )
 
@@ -110,6 +116,7 @@ def evaluation_plan(loaded: LoadedRecipe, lock: Lock, files: Mapping[str, FileDi
     Returns:
         The plan, which publishes nothing, and by name why a run is left out.
     """
+    loaded, missing = settle(loaded, lock)
     sources = {name: _digests(lock, name) for name in loaded.recipe.sources}
     layout = _Layout(loaded, lock, {**sources, RELEASE: files})
     lacking = {name: _lacking(loaded, name, files) for name in loaded.recipe.measure}
@@ -121,7 +128,7 @@ def evaluation_plan(loaded: LoadedRecipe, lock: Lock, files: Mapping[str, FileDi
     corpora = {loaded.recipe.measure[name].corpus for name in runs}
     # Nothing is calibrated here, so there is nothing to keep apart.
     preparation = tuple(task for task in layout.preparation(corpora) if isinstance(task, CorpusTask))
-    plan = Plan(loaded, lock, sources, preparation, needed, (), tuple(runs), partial=True)
+    plan = Plan(loaded, lock, sources, preparation, needed, (), tuple(runs), missing, partial=True)
     return plan, {name: reason for name, reason in lacking.items() if reason is not None}
 
 
@@ -295,6 +302,7 @@ class _Layout:
     def corpus(self, name: str) -> str:
         task = f"corpora/{name}"
         if task not in self.tasks:
+            refuse_missing(self.loaded, self.lock, name)
             spec = self.loaded.recipe.corpora[name]
             inputs = tuple((reference, self.ref(reference, "corpora", name)) for reference in spec.references())
             self.tasks[task] = CorpusTask(task, spec, inputs, where=self.loaded.where("corpora", name))

@@ -226,6 +226,7 @@ def _manifest(
         recipe=f"recipe/{plan.loaded.path.name}",
         synthetic=synthetic or any(each.synthetic for each in figures[False] + figures[True]),
         provisional=_provisional(plan),
+        missing=plan.missing,
         partial=plan.partial,
         license=recipe.card.license,
         drop_in=drop_in_record(plan, store),
@@ -253,8 +254,9 @@ def _manifest(
 
 
 def _provisional(plan: Plan) -> tuple[str, ...]:
-    """The corpora that files were calibrated on and that stand in for others."""
-    read = {ref.origin for task in plan.tasks if isinstance(task, CalibratedTask) for _, ref in task.inputs}
+    """The corpora that files were calibrated or measured on and that stand in for others."""
+    users = (task for task in plan.tasks if isinstance(task, CalibratedTask | ClientTask))
+    read = {ref.origin for task in users for _, ref in task.inputs}
     specs = {task.name: task.spec for task in plan.tasks if isinstance(task, CorpusTask) and task.name in read}
     return tuple(
         f"{name.removeprefix('corpora/')} stands in for {spec.stand_in_for}"
