@@ -12,6 +12,7 @@
     ├── AudioError           an audio file cannot be decoded or has the wrong shape
     ├── OverlapError         calibration and evaluation audio are not disjoint
     ├── MeasureError         a client or a metric failed
+    │   └── KilledError      a client was killed from outside, which says nothing of what it measured
     ├── GateError            a budget was missed
     ├── ReleaseError         a release folder is incomplete or does not match its manifest
     ├── PublishError         the remote repo cannot be made equal to the release; it is as it was
@@ -133,6 +134,10 @@ class OverlapError(HubpubError):
 
 class MeasureError(HubpubError):
     """A client or a metric failed."""
+
+
+class KilledError(MeasureError):
+    """A client was killed from outside, most likely because memory ran out: it says nothing of what it measured."""
 
 
 class GateError(HubpubError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -29,7 +30,7 @@ _SHARED = (
 )
 """Fields of measurements that many of them share."""
 
-_LATER = ("provisional", "drop_in", "missing")
+_LATER = ("provisional", "drop_in", "missing", "choices")
 """Fields that manifests of earlier versions do not have."""
 
 
@@ -107,6 +108,62 @@ class MissingCorpus(_Frozen):
     clips: tuple[Missing, ...]
 
 
+def candidate_file(path: str, candidate: str) -> str:
+    """What figures call a file of a candidate, so that it is not taken for the published one."""
+    return f"{path}@{candidate}"
+
+
+class CandidateRecord(_Frozen):
+    """What became of a candidate.
+
+    Attributes:
+        name: its name in the recipe.
+        state: ``chosen``; ``passed`` or ``missed`` its gates; ``failed``: could not be made or measured; ``not tried``:
+            a rung below the chosen one.
+        reason: why, in words.
+        files: what was made, by the path at which it would be published, sidecars too.
+        verdicts: of the gates that decide, on its own figures; these stand among the measurements as ``run@name``.
+        failed_key: the key of the step that failed.
+    """
+
+    name: str
+    state: Literal["chosen", "passed", "missed", "failed", "not tried"]
+    reason: str
+    files: dict[str, Digest] = {}
+    verdicts: tuple[Verdict, ...] = ()
+    failed_key: str | None = None
+
+
+class ChoiceRecord(_Frozen):
+    """A ladder or a roster, as it was decided.
+
+    Attributes:
+        name: its name in the recipe.
+        rule: how one was chosen, in words.
+        chosen: the candidate that is published.
+        runs: the runs that all were measured by.
+        against: the candidate that the others are compared with.
+        candidates: in the order of the recipe.
+    """
+
+    name: str
+    rule: str
+    chosen: str
+    runs: tuple[str, ...]
+    against: str | None = None
+    candidates: tuple[CandidateRecord, ...]
+
+
+def digests_of_candidates(choices: Iterable[ChoiceRecord]) -> dict[str, str]:
+    """sha256 of the files of all candidates, as figures call them."""
+    return {
+        candidate_file(path, candidate.name): file.sha256
+        for choice in choices
+        for candidate in choice.candidates
+        for path, file in candidate.files.items()
+    }
+
+
 class Observed(_Frozen):
     """What differs from run to run."""
 
@@ -138,9 +195,11 @@ class Manifest(_Frozen):
     files: dict[str, FileRecord]
     records: dict[str, Digest]
     """The recipe and what it needs, and the per-utterance results."""
+    choices: tuple[ChoiceRecord, ...] = ()
+    """Ladders and rosters, in the order in which they were decided."""
     corpora: dict[str, Corpus]
     runs: tuple[str, ...]
-    """Names of the runs, in the order of the recipe."""
+    """Names of the runs, in the order of the recipe; after them those of candidates, ``run@candidate``."""
     measurements: tuple[Measurement, ...]
     verdicts: tuple[Verdict, ...]
     observed: Observed
@@ -201,6 +260,10 @@ class Manifest(_Frozen):
         """Digested and observed figures, in the order of the recipe."""
         found = (*self.measurements, *self.observed.measurements)
         return tuple(each for run in self.runs for each in found if each.run == run)
+
+    def digests(self) -> dict[str, str]:
+        """sha256 of every file that figures may be of: the published ones, and those of candidates."""
+        return {path: file.sha256 for path, file in self.files.items()} | digests_of_candidates(self.choices)
 
     def all_verdicts(self) -> tuple[Verdict, ...]:
         """Digested and observed verdicts."""

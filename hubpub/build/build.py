@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from hubpub.build.at_hand import notes
+from hubpub.build.decide import decide
 from hubpub.build.last import note_last
 from hubpub.build.pins import check_local_files, obey_lock, update_lock
-from hubpub.build.plan import Forecast, Plan, bytes_to_fetch, forecast, make_plan, wanted_files
-from hubpub.build.published import PublishedRelease, UnpublishedError, open_published, published_by
+from hubpub.build.plan import Forecast, Plan, forecast, make_plan
+from hubpub.build.published import UnpublishedError, open_published, published_by
 from hubpub.build.release import (
     assemble,
     claim,
@@ -25,9 +26,10 @@ from hubpub.build.release import (
     stage,
     verify_release,
 )
-from hubpub.build.run import Done, Origins, run_tasks
+from hubpub.build.run import Done, Origins
 from hubpub.build.task import distribution_version, named_for_the_reader
 from hubpub.build.tasks import CorpusTask
+from hubpub.build.work import Work, foreseen, preparing
 from hubpub.corpus.corpus import INDEX, Corpus
 from hubpub.errors import GateError, OnnxFileError, Problem, RecipeError, ReleaseError, StoreError
 from hubpub.manifest import CARD, MANIFEST, Manifest
@@ -36,7 +38,6 @@ from hubpub.measure.run import check_folder
 from hubpub.recipe import Lock, load_recipe
 from hubpub.recipe.check import impossible_gate
 from hubpub.report import Reporter
-from hubpub.source import SourceContext
 from hubpub.store import FileDigest, Result, Store
 
 RELEASE_VERSION = 1
@@ -68,7 +69,10 @@ def plan(
 ) -> tuple[Plan, Forecast]:
     """What `build` would do now."""
     loaded = load_recipe(recipe)
-    made = make_plan(loaded, obey_lock(loaded, store, reporter, locked=locked), only=only, variant=variant)
+    pinned = obey_lock(loaded, store, reporter, locked=locked)
+    made = make_plan(loaded, pinned, only=only, variant=variant)
+    if made.choices and (decided := foreseen(made, store, reporter)) is not None:
+        made = make_plan(loaded, pinned, only=only, variant=variant, decided=decided)
     for note in notes(made.missing):
         reporter.note(note)
     return made, forecast(made, store)
@@ -98,7 +102,8 @@ def build(
         GateError: a budget was missed; the release is left in ``<output>.rejected`` for a person to read.
     """
     loaded = load_recipe(recipe)
-    made = make_plan(loaded, obey_lock(loaded, store, reporter, locked=locked), only=only, variant=variant)
+    pinned = obey_lock(loaded, store, reporter, locked=locked)
+    made = make_plan(loaded, pinned, only=only, variant=variant)
     check_local_files(made.loaded, made.lock, store)
     for note in notes(made.missing):
         reporter.note(note)
@@ -109,7 +114,11 @@ def build(
         there = open_published(reuse, store, reporter) if reuse else None
         if published and not reuse:
             there = published_by(loaded, store, reporter)
-        done, fetched = _run_all(made, store, reporter, there, jobs)
+        work = Work(store, reporter, there, jobs)
+        made = _run_all(
+            made, lambda decided: make_plan(loaded, pinned, only=only, variant=variant, decided=decided), work
+        )
+        done, fetched = work.done, work.bytes_fetched
         ran = tuple(name for name, each in done.items() if not each.cached)
         cached = tuple(name for name, each in done.items() if each.cached)
         reused = tuple(name for name, each in done.items() if each.published)
@@ -138,33 +147,33 @@ def build(
     return Built(folder, manifest, ran, cached, fetched, unchanged=False, published=reused)
 
 
-def _run_all(
-    made: Plan, store: Store, reporter: Reporter, known: PublishedRelease | None, jobs: int | None
-) -> tuple[dict[str, Done], int]:
-    """Fetch and run; the results, all bytes that the release needs in the store, and the bytes that were downloaded."""
-    fetched = 0
-    ran: set[str] = set()
+def _run_all(undecided: Plan, plan_again: Callable[..., Plan], work: Work) -> Plan:
+    """Fetch, choose and run; all bytes that the release needs are in the store then. Gives the plan that was run."""
     while True:
-        fetched += _fetch(made, store, reporter, known)
+        work.done = {}
         try:
-            done = run_tasks(made.preparation, made.sources, store, reporter, known, ran)
-            if known:
-                _bring(read_in_release(done), known)
-            _refuse_impossible_gates(made, done, store)
-            done |= run_tasks(made.work, _with_results(made, done), store, reporter, known, ran, jobs)
-            if known:
-                _bring(_read_in_the_end(made, done), known)
-                known.keep(done.values())
-                fetched += known.bytes_fetched
-            return done, fetched
+            made = undecided
+            if undecided.choices:
+                work.fetch(preparing(undecided))
+                _prepare(undecided, work)
+                made = plan_again(decided=decide(undecided, work))
+            work.fetch(made)
+            _prepare(made, work)
+            work.run(made, made.work)
+            if work.known:
+                work.bring(_read_in_the_end(made, work.done))
+                work.known.keep(work.done.values())
+                work.bytes_fetched += work.known.bytes_fetched
+            return made
         except UnpublishedError as gap:  # what ran is in the store by now, so beginning again costs nothing
-            assert known is not None
-            known.run_again(gap.step)
+            assert work.known is not None
+            work.known.run_again(gap.step)
 
 
-def _bring(outputs: Iterable[tuple[str, FileDigest]], known: PublishedRelease) -> None:
-    for step, digest in outputs:
-        known.bring(step, digest)
+def _prepare(made: Plan, work: Work) -> None:
+    work.run(made, made.preparation)
+    work.bring(read_in_release(work.done))
+    _refuse_impossible_gates(made, work.done, work.store)
 
 
 def _read_in_the_end(made: Plan, done: Mapping[str, Done]) -> Iterator[tuple[str, FileDigest]]:
@@ -177,24 +186,6 @@ def _read_in_the_end(made: Plan, done: Mapping[str, Done]) -> Iterator[tuple[str
             origin, path = reference.split("/", 1)
             if origin in done:
                 yield origin, done[origin].result.outputs[path]
-
-
-def _fetch(made: Plan, store: Store, reporter: Reporter, known: PublishedRelease | None) -> int:
-    """Bring what the tasks without a result need; the bytes that were downloaded from the sources."""
-    state = forecast(made, store, known)
-    pending = [task for task in made.tasks if state.states[task.name] != "cached"]
-    if known:  # a file kept from a source: alone, rather than in the archive that it came in
-        for name, paths in wanted_files(made, pending).items():
-            known.offer(made.sources[name][path] for path in paths)
-    counts = bytes_to_fetch(made, store, pending)
-    context = SourceContext(store, made.loaded.folder)
-    for name, paths in wanted_files(made, pending).items():
-        spec, locked = made.loaded.recipe.sources[name], made.lock.sources[name]
-        if spec.missing(locked, paths, store):
-            reporter.start(name, f"fetch {spec.label}", counts.get(name))
-            spec.fetch(locked, sorted(paths), context, reporter.advance)
-            reporter.end(name, f"{len(paths)} files")
-    return sum(counts.values())
 
 
 def _with_results(made: Plan, done: Mapping[str, Done]) -> dict[str, Mapping[str, FileDigest]]:
@@ -227,6 +218,7 @@ def _release_key(made: Plan, done: Mapping[str, Done], rebuild: Mapping[str, byt
             "observed": {name: each.result.observed for name, each in done.items()},
             "rebuild": {path: hashlib.sha256(text).hexdigest() for path, text in rebuild.items()},
             "partial": made.partial,
+            **({"choices": [each.model_dump(mode="json") for each in made.decided]} if made.decided else {}),
         },
         sort_keys=True,
     )

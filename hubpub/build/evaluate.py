@@ -9,8 +9,9 @@ from pathlib import Path
 
 from hubpub.build.at_hand import notes
 from hubpub.build.evaluation import EVALUATION, Evaluation
+from hubpub.build.layout import RELEASE
 from hubpub.build.pins import obey_lock
-from hubpub.build.plan import RELEASE, Plan, evaluated_files, evaluation_plan, forecast
+from hubpub.build.plan import Plan, evaluated_files, evaluation_plan, forecast
 from hubpub.build.rebuild import release_source
 from hubpub.build.release import corpora_of, figures_of
 from hubpub.build.run import Done, run_tasks, source_files
@@ -77,6 +78,7 @@ def evaluate(
     records = _write_records(plan, done, store, output)
     measurements = tuple(each for observed in (False, True) for each in figures_of(plan, done, store, observed))
     gates = [gate for gate in loaded.recipe.gates if gate.measure.partition("/")[0] in plan.runs]
+    gates = [gate for gate in gates if "@" not in (gate.against or "")]  # there are no candidates here
     evaluation = Evaluation(
         name=loaded.recipe.name,
         of=of,

@@ -144,8 +144,11 @@ def _metrics(recipe: Path, runs: Sequence[str]) -> dict[str, list[dict[str, Json
         specs = load_recipe(recipe).recipe.measure
     except HubpubError:  # without it figures are compared all the same, only not utterance by utterance
         return {}
+    named = {run: run.partition("@")[0] for run in runs}  # run@candidate takes the metrics of the run
     return {
-        run: [metric.model_dump(mode="json") for metric in specs[run].metric_specs()] for run in runs if run in specs
+        run: [metric.model_dump(mode="json") for metric in specs[name].metric_specs()]
+        for run, name in named.items()
+        if name in specs
     }
 
 

@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from graphlib import TopologicalSorter
-from pathlib import PurePosixPath
+from dataclasses import dataclass, replace
 
-from hubpub.build.at_hand import refuse_missing, settle
+from hubpub.build.at_hand import settle
 from hubpub.build.dropin import promised_files
+from hubpub.build.layout import RELEASE, Layout, candidate_run
 from hubpub.build.run import Known, Origins, input_digests, sidecars, source_files
-from hubpub.build.script import ScriptTask
 from hubpub.build.seal import check_seals
-from hubpub.build.task import EVERYTHING, Inputs, Ref, Task
-from hubpub.build.tasks import (
-    CALIBRATION,
-    CalibratedTask,
-    ClientTask,
-    CorpusTask,
-    DisjointTask,
-    MetricsTask,
-    TransformTask,
-)
+from hubpub.build.task import Ref, Task
+from hubpub.build.tasks import CorpusTask
 from hubpub.errors import HubpubError, nearest
-from hubpub.manifest import MissingCorpus
-from hubpub.recipe import LoadedRecipe, Lock, locked_file
+from hubpub.manifest import ChoiceRecord, MissingCorpus
+from hubpub.recipe import LoadedRecipe, Lock, other_path
 from hubpub.source import SourceContext
 from hubpub.store import FileDigest, Result, Store
-from hubpub.transform.base import Calibrated
 
 
 @dataclass(frozen=True)
@@ -55,6 +43,12 @@ class Plan:
     missing: dict[str, MissingCorpus]
     """Corpora that stand-ins took the place of."""
     partial: bool
+    choices: tuple[str, ...] = ()
+    """Those that decide about what is published or measured, in the order in which they are decided."""
+    decided: tuple[ChoiceRecord, ...] = ()
+    """What became of them; without it every candidate's steps are among the tasks."""
+    trials: tuple[str, ...] = ()
+    """The runs of candidates, as ``run@candidate``."""
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -72,8 +66,18 @@ class Forecast:
     """At least this much: steps that never ran are counted by the size of what they read."""
 
 
-def make_plan(loaded: LoadedRecipe, lock: Lock, *, only: str | None = None, variant: str | None = None) -> Plan:
+def make_plan(
+    loaded: LoadedRecipe,
+    lock: Lock,
+    *,
+    only: str | None = None,
+    variant: str | None = None,
+    decided: tuple[ChoiceRecord, ...] = (),
+) -> Plan:
     """Lay out the tasks of a recipe, or of the part of it that ``only`` (a published path) or ``variant`` names.
+
+    Of a choice that is not ``decided`` yet every candidate is laid out, as if the first (or the one that is promoted by
+    name) were chosen.
 
     Raises:
         HubpubError: no such file or variant; a file that no locked source holds.
@@ -82,14 +86,32 @@ def make_plan(loaded: LoadedRecipe, lock: Lock, *, only: str | None = None, vari
     recipe = loaded.recipe
     sources = {name: _digests(lock, name) for name in recipe.sources}
     paths = _selected(loaded, only, variant)
-    layout = _Layout(loaded, lock, sources)
-    chains = {path: layout.published(path) for path in paths}
+    chosen = {name: _usual_candidate(loaded, name) for name in recipe.choices}
+    chosen |= {each.name: each.chosen for each in decided}
+    layout = Layout(loaded, lock, sources, chosen)
+    choices = _choices_behind(loaded, paths)
+    owners = _owners(loaded)
+    published = [Published(path, layout.published(path), owners.get(path, ())) for path in paths]
+    for name in choices:
+        spec = recipe.choices[name]
+        for candidate in _made(loaded, name, decided) if spec.publish_others else ():
+            published += [
+                Published(other_path(spec.publish_others or "", path, candidate), ref, owners.get(path, ()))
+                for path in spec.paths
+                if path in paths and candidate != chosen[name] and (ref := layout.published(path, candidate))
+            ]
     runs = [name for name in recipe.measure if _complete(loaded, name, set(paths))]
-    for name in runs:
-        layout.run(name, {path: chains[path] for path in _files_of(loaded, name) if path in chains})
-    needed = layout.needed([ref.origin for ref in chains.values()] + [f"measurements/{name}" for name in runs])
-    owners = loaded.owners.get("files", {})
-    corpora = {recipe.measure[name].corpus for name in runs}
+    trials = [
+        candidate_run(run, candidate)
+        for name in choices
+        for candidate in _made(loaded, name, decided)
+        for run in recipe.choices[name].runs
+    ]
+    for name in (*trials, *runs):
+        layout.run(name)
+    goals = [each.ref.origin for each in published] + [f"measurements/{name}" for name in (*trials, *runs)]
+    needed = layout.needed(goals)
+    corpora = {recipe.measure[name.partition("@")[0]].corpus for name in (*trials, *runs)}
     calibration = {name for name, corpus in recipe.corpora.items() if corpus.role == "calibration"}
     preparation = layout.preparation(corpora | calibration)
     check_seals([*preparation, *needed], recipe.corpora, sources)
@@ -99,15 +121,38 @@ def make_plan(loaded: LoadedRecipe, lock: Lock, *, only: str | None = None, vari
         sources,
         preparation,
         needed,
-        tuple(Published(path, ref, owners.get(path, ())) for path, ref in chains.items()),
+        tuple(published),
         tuple(runs),
         missing,
         partial=only is not None or variant is not None,
+        choices=tuple(choices),
+        decided=decided,
+        trials=tuple(trials),
     )
 
 
-RELEASE = "the release"
-"""Origin of files that were built or published before; no source or step can be called so."""
+def _usual_candidate(loaded: LoadedRecipe, choice: str) -> str:
+    """The candidate that is promoted by name, or the first."""
+    spec = loaded.recipe.choices[choice]
+    return str(spec.promote) if spec.promote in spec.candidates else next(iter(spec.candidates))
+
+
+def trial_plan(
+    plan: Plan, choice: str, candidate: str, decided: tuple[ChoiceRecord, ...]
+) -> tuple[Plan, dict[str, Ref]]:
+    """What it takes to make and to measure a candidate, those before it ``decided``; nothing of it is published.
+
+    Returns:
+        The plan, which has the same preparation, and by published path where the candidate's bytes come from.
+    """
+    layout = Layout(plan.loaded, plan.lock, plan.sources, {each.name: each.chosen for each in decided})
+    spec = plan.loaded.recipe.choices[choice]
+    runs = [candidate_run(run, candidate) for run in spec.runs]
+    for name in runs:
+        layout.run(name)
+    refs = {path: layout.published(path, candidate) for path in spec.paths}
+    work = layout.needed([*(ref.origin for ref in refs.values()), *(f"measurements/{name}" for name in runs)])
+    return replace(plan, work=work, published=(), runs=()), refs
 
 
 def evaluation_plan(loaded: LoadedRecipe, lock: Lock, files: Mapping[str, FileDigest]) -> tuple[Plan, dict[str, str]]:
@@ -118,12 +163,12 @@ def evaluation_plan(loaded: LoadedRecipe, lock: Lock, files: Mapping[str, FileDi
     """
     loaded, missing = settle(loaded, lock)
     sources = {name: _digests(lock, name) for name in loaded.recipe.sources}
-    layout = _Layout(loaded, lock, {**sources, RELEASE: files})
+    layout = Layout(loaded, lock, {**sources, RELEASE: files}, {})
     lacking = {name: _lacking(loaded, name, files) for name in loaded.recipe.measure}
     runs = [name for name, reason in lacking.items() if reason is None]
     for name in runs:
-        given = {path: [path, *sidecars(path, files)] for path in _files_of(loaded, name)}
-        layout.run(name, {path: Ref(RELEASE, path) for paths in given.values() for path in paths})
+        given = [each for path in loaded.recipe.given(name) for each in (path, *sidecars(path, files))]
+        layout.run(name, [(path, Ref(RELEASE, path)) for path in dict.fromkeys(given)])
     needed = layout.needed([f"measurements/{name}" for name in runs])
     corpora = {loaded.recipe.measure[name].corpus for name in runs}
     # Nothing is calibrated here, so there is nothing to keep apart.
@@ -134,16 +179,17 @@ def evaluation_plan(loaded: LoadedRecipe, lock: Lock, files: Mapping[str, FileDi
 
 def evaluated_files(loaded: LoadedRecipe, names: Collection[str]) -> list[str]:
     """Those of a release's files that the runs of a recipe are given, external data included."""
-    wanted = {path for run in loaded.recipe.measure for path in _files_of(loaded, run) if path in names}
+    wanted = {path for run in loaded.recipe.measure for path in loaded.recipe.given(run) if path in names}
     return sorted(wanted | {beside for path in wanted for beside in sidecars(path, names)})
 
 
 def _lacking(loaded: LoadedRecipe, run: str, files: Collection[str]) -> str | None:
     """Why a run cannot be made from ``files``."""
-    missing = [path for path in _files_of(loaded, run) if path not in files]
+    missing = [path for path in loaded.recipe.given(run) if path not in files]
     if missing:
         return f"there is no {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
-    reasons = ((other, _lacking(loaded, other, files)) for other in _compared_with(loaded, run))
+    others = (other for other in loaded.recipe.compared_with(run) if other in loaded.recipe.measure)
+    reasons = ((other, _lacking(loaded, other, files)) for other in others)
     return next((f"run {other} is compared with: {reason}" for other, reason in reasons if reason), None)
 
 
@@ -210,149 +256,49 @@ def _selected(loaded: LoadedRecipe, only: str | None, variant: str | None) -> li
     if variant is not None and variant not in recipe.variants:
         known = ", ".join(recipe.variants) or "none"
         raise HubpubError(f"there is no variant {variant!r}{nearest(variant, recipe.variants)}", fix=f"known: {known}")
-    if only is not None and only not in recipe.files:
-        suggestion = nearest(only, recipe.files)
+    if only is not None and only not in recipe.paths:
+        suggestion = nearest(only, recipe.paths)
         raise HubpubError(f"the recipe publishes no file {only!r}{suggestion}", where=str(loaded.path))
-    owners = loaded.owners.get("files", {})
+    owners = _owners(loaded)
     if only is not None and variant is not None and owners.get(only) and variant not in owners[only]:
         raise HubpubError(f"{only!r} is not of variant {variant!r}", fix=f"it is of {', '.join(owners[only])}")
     return [
         path
-        for path in recipe.files
+        for path in recipe.paths
         if only in (None, path) and (variant is None or not owners.get(path) or variant in owners[path])
     ]
 
 
-def _files_of(loaded: LoadedRecipe, run: str) -> list[str]:
-    """The published files that a run is given."""
-    patterns = loaded.recipe.measure[run].files
-    return [path for path in loaded.recipe.files if any(fnmatchcase(path, pattern) for pattern in patterns)]
+def _owners(loaded: LoadedRecipe) -> dict[str, tuple[str, ...]]:
+    """The variants that each published path belongs to."""
+    chosen = {
+        path: owners
+        for name, owners in loaded.owners.get("choices", {}).items()
+        for path in loaded.recipe.choices[name].paths
+    }
+    return loaded.owners.get("files", {}) | chosen
 
 
 def _complete(loaded: LoadedRecipe, run: str, paths: set[str]) -> bool:
     """Whether ``paths`` hold all files of a run and of the runs that it is compared with."""
-    others = _compared_with(loaded, run)
-    return set(_files_of(loaded, run)) <= paths and all(_complete(loaded, other, paths) for other in others)
+    return all(set(loaded.recipe.given(each)) <= paths for each in loaded.recipe.behind(run))
 
 
-def _compared_with(loaded: LoadedRecipe, run: str) -> list[str]:
+def _choices_behind(loaded: LoadedRecipe, paths: Collection[str]) -> list[str]:
+    """The choices that decide about ``paths``, and those before them that decide what they are measured with."""
     recipe = loaded.recipe
-    gates = (gate for gate in recipe.gates if gate.against and gate.measure.partition("/")[0] == run)
-    others = [recipe.measure[run].reference, *(str(gate.against).partition("/")[0] for gate in gates)]
-    return [other for other in dict.fromkeys(others) if other is not None and other != run]
+    found = [name for name, choice in recipe.choices.items() if set(choice.paths) & set(paths)]
+    for name in found:
+        given = {
+            path for run in recipe.choices[name].runs for each in recipe.behind(run) for path in recipe.given(each)
+        }
+        found += [other for other in {recipe.choice_of(path) for path in given} if other and other not in found]
+    return [name for name in recipe.choices if name in found]
 
 
-def _timed(loaded: LoadedRecipe, run: str) -> bool:
-    """Whether its own metrics, or those of a run that is compared with it, read its timings."""
-    readers = [run, *(other for other in loaded.recipe.measure if run in _compared_with(loaded, other))]
-    return any(metric.timings for name in readers for metric in loaded.recipe.measure[name].metric_specs())
-
-
-class _Layout:
-    """Collects tasks by name; a task asked for twice is one task."""
-
-    def __init__(self, loaded: LoadedRecipe, lock: Lock, sources: Origins) -> None:
-        self.loaded = loaded
-        self.lock = lock
-        self.sources = sources
-        self.tasks: dict[str, Task] = {}
-
-    def ref(self, reference: str, *loc: str | int) -> Ref:
-        origin, path = reference.split("/", 1)
-        if origin in self.sources:
-            locked_file(origin, self.lock.sources[origin], path, where=self.loaded.where(*loc))
-        else:
-            self.script(origin)
-        return Ref(origin, path)
-
-    def script(self, name: str) -> None:
-        if name not in self.tasks:
-            step = self.loaded.recipe.steps[name]
-            inputs = tuple(
-                (target, self.ref(reference, "steps", name, "inputs", target))
-                for target, reference in step.inputs.items()
-            )
-            where = self.loaded.where("steps", name)
-            self.tasks[name] = ScriptTask(name, step, self.loaded.folder, inputs, where=where)
-
-    def published(self, path: str) -> Ref:
-        """The ref of a published file: kept, or the last task of its chain."""
-        rule = self.loaded.recipe.rule(path)
-        ref = self.ref(rule.source, "files", path, "from")
-        beside = [Ref(ref.origin, other) for other in sidecars(ref.path, self._siblings(ref))]
-        named = [self.ref(reference, "files", path, "with", index) for index, reference in enumerate(rule.sidecars)]
-        inputs: Inputs = tuple((PurePosixPath(each.path).name, each) for each in dict.fromkeys([ref, *beside, *named]))
-        primary, target = PurePosixPath(ref.path).name, PurePosixPath(path).name
-        for index, transform in enumerate(rule.chain):
-            name = f"files/{path}#{index + 1}"
-            where = self.loaded.where("files", path, "chain", index)
-            if isinstance(transform, Calibrated) and transform.calibrate:
-                corpus = (CALIBRATION, Ref(self.corpus(transform.calibrate.corpus), EVERYTHING))
-                self.tasks[name] = CalibratedTask(name, transform, (*inputs, corpus), primary, target, where=where)
-            else:
-                self.tasks[name] = TransformTask(name, transform, inputs, primary, target, where=where)
-            ref, inputs, primary = Ref(name, target), (("", Ref(name, EVERYTHING)),), target
-        return ref
-
-    def _siblings(self, ref: Ref) -> list[str]:
-        if ref.origin in self.sources:
-            return list(self.sources[ref.origin])
-        return list(self.loaded.recipe.steps[ref.origin].outputs)
-
-    def corpus(self, name: str) -> str:
-        task = f"corpora/{name}"
-        if task not in self.tasks:
-            refuse_missing(self.loaded, self.lock, name)
-            spec = self.loaded.recipe.corpora[name]
-            inputs = tuple((reference, self.ref(reference, "corpora", name)) for reference in spec.references())
-            self.tasks[task] = CorpusTask(task, spec, inputs, where=self.loaded.where("corpora", name))
-        return task
-
-    def run(self, name: str, files: dict[str, Ref]) -> None:
-        """A client run and the metrics taken from it."""
-        run, where = self.loaded.recipe.measure[name], self.loaded.where("measure", name)
-        corpus = ("corpus", Ref(self.corpus(run.corpus), EVERYTHING))
-        inputs = [corpus]
-        for path, ref in files.items():
-            if ref.origin.startswith("files/"):  # a chain brings the sidecars that it made
-                inputs.append((str(PurePosixPath("files", path).parent), Ref(ref.origin, EVERYTHING)))
-            else:
-                inputs.append((f"files/{path}", ref))
-        inputs += [
-            (f"options/{reference}", self.ref(reference, "measure", name, "via")) for reference in run.via.references()
-        ]
-        self.tasks[f"runs/{name}"] = ClientTask(
-            f"runs/{name}", run.via, tuple(inputs), where=where, timed=_timed(self.loaded, name)
-        )
-        others = _compared_with(self.loaded, name)
-        compared = tuple((f"others/{other}", Ref(f"runs/{other}", EVERYTHING)) for other in others)
-        mine = (corpus, ("run", Ref(f"runs/{name}", EVERYTHING)))
-        self.tasks[f"measurements/{name}"] = MetricsTask(
-            f"measurements/{name}", name, run, mine + compared, against=tuple(others), where=where
-        )
-
-    def preparation(self, corpora: set[str]) -> tuple[Task, ...]:
-        names = [self.corpus(name) for name in self.loaded.recipe.corpora if name in corpora]
-        if not names:
-            return ()
-        inputs = tuple((name.removeprefix("corpora/"), Ref(name, EVERYTHING)) for name in names)
-        where = self.loaded.where("corpora")
-        return (*(self.tasks[name] for name in names), DisjointTask("disjointness", inputs, where=where))
-
-    def needed(self, goals: list[str]) -> tuple[Task, ...]:
-        """The tasks behind ``goals``, sorted, without the corpora."""
-        graph: dict[str, list[str]] = {}
-
-        def visit(name: str) -> None:
-            if name in self.tasks and name not in graph:
-                graph[name] = [ref.origin for _, ref in self.tasks[name].inputs if ref.origin in self.tasks]
-                for other in graph[name]:
-                    visit(other)
-
-        for goal in goals:
-            visit(goal)
-        return tuple(self.tasks[name] for name in TopologicalSorter(graph).static_order() if _is_work(name))
-
-
-def _is_work(name: str) -> bool:
-    return not name.startswith("corpora/")
+def _made(loaded: LoadedRecipe, choice: str, decided: tuple[ChoiceRecord, ...]) -> list[str]:
+    """The candidates that were made and measured; while nothing is decided, all."""
+    record = next((each for each in decided if each.name == choice), None)
+    if record is None:
+        return list(loaded.recipe.choices[choice].candidates)
+    return [each.name for each in record.candidates if each.state in ("chosen", "passed", "missed")]

@@ -64,6 +64,12 @@ class PublishedRelease:
             for name, seen in manifest.observed.steps.items()
             if name.startswith("measurements/") and "key" in seen
         }
+        self._failed = {
+            each.failed_key: each.reason.partition(": ")[2]
+            for choice in manifest.choices
+            for each in choice.candidates
+            if each.failed_key is not None
+        }
         self._corpora: dict[str, Corpus] = {}
         self._texts: dict[str, bytes] = {}
         for corpus in manifest.corpora.values():
@@ -83,6 +89,10 @@ class PublishedRelease:
         if found is not None:
             self._taken[task.name] = key
         return found
+
+    def failure(self, key: str) -> str | None:
+        """Why a candidate was out whose step with this key failed there."""
+        return self._failed.get(key)
 
     def bring(self, step: str, digest: FileDigest) -> None:
         """Put an output of ``step`` into the store; nothing to do for what was made here.

@@ -10,9 +10,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from hubpub.build.decide import files_at
 from hubpub.build.dropin import drop_in_record
 from hubpub.build.plan import Plan
 from hubpub.build.run import Done
@@ -33,6 +34,7 @@ from hubpub.manifest import (
     Observed,
     SourceRecord,
     StepRecord,
+    digests_of_candidates,
     read_manifest,
 )
 from hubpub.measure.measurement import Measurement
@@ -112,14 +114,8 @@ def release_files(plan: Plan, done: Mapping[str, Done]) -> dict[str, ReleaseFile
     """
     files: dict[str, ReleaseFile] = {}
     for published in plan.published:
-        origin, path = published.ref.origin, published.ref.path
-        if origin in plan.sources:
-            made = {published.path: plan.sources[origin][path]}
-        elif origin.startswith("files/"):
-            folder = PurePosixPath(published.path).parent
-            made = {str(folder / name): digest for name, digest in done[origin].result.outputs.items()}
-        else:
-            made = {published.path: done[origin].result.outputs[path]}
+        origin = published.ref.origin
+        made = files_at(published.path, published.ref, done, plan.sources)
         for name, digest in made.items():
             if name in files:
                 where = plan.loaded.where("files", published.path)
@@ -179,9 +175,9 @@ def assemble(
         write_atomic(folder / path, content)
         records[path] = _digest(store, folder / path)
     timings: dict[str, Digest] = {}
-    for task in plan.tasks:
-        if isinstance(task, ClientTask):
-            outputs, run = done[task.name].result.outputs, task.name.removeprefix("runs/")
+    for step, each in done.items():
+        if isinstance(each.task, ClientTask):
+            outputs, run = each.result.outputs, step.removeprefix("runs/")
             for name, kept, into in (
                 (UTTERANCES, f"measurements/{run}.jsonl", records),
                 (TIMINGS, f"measurements/{run}.timings.jsonl", timings),
@@ -215,7 +211,7 @@ def _manifest(
 ) -> Manifest:
     recipe = plan.loaded.recipe
     figures = {observed: list(figures_of(plan, done, store, observed)) for observed in (False, True)}
-    digests = {path: file.digest.sha256 for path, file in files.items()}
+    digests = {path: file.digest.sha256 for path, file in files.items()} | digests_of_candidates(plan.decided)
     gates = [gate for gate in recipe.gates if gate.measure.partition("/")[0] in plan.runs]
     verdicts: dict[bool, list[Verdict]] = {False: [], True: []}
     timed = {each.key for each in figures[True]}
@@ -240,8 +236,9 @@ def _manifest(
             for path, file in files.items()
         },
         records=dict(records),
+        choices=plan.decided,
         corpora=corpora_of(plan, done, store),
-        runs=plan.runs,
+        runs=(*plan.runs, *plan.trials),
         measurements=tuple(figures[False]),
         verdicts=tuple(verdicts[False]),
         observed=Observed(
@@ -255,8 +252,13 @@ def _manifest(
 
 def _provisional(plan: Plan) -> tuple[str, ...]:
     """The corpora that files were calibrated or measured on and that stand in for others."""
-    users = (task for task in plan.tasks if isinstance(task, CalibratedTask | ClientTask))
-    read = {ref.origin for task in users for _, ref in task.inputs}
+    behind = [published.ref.origin for published in plan.published]
+    tasks = {task.name: task for task in plan.tasks}
+    for origin in behind:
+        behind += [ref.origin for _, ref in tasks[origin].inputs] if origin in tasks else []
+    calibrated = (task for name, task in tasks.items() if name in behind and isinstance(task, CalibratedTask))
+    measured = (task for task in plan.tasks if isinstance(task, ClientTask))
+    read = {ref.origin for task in (*calibrated, *measured) for _, ref in task.inputs}
     specs = {task.name: task.spec for task in plan.tasks if isinstance(task, CorpusTask) and task.name in read}
     return tuple(
         f"{name.removeprefix('corpora/')} stands in for {spec.stand_in_for}"

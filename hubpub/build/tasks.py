@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
+from hubpub.build.run import sidecars
 from hubpub.build.task import Inputs, Outcome, Room, Task, named_for_the_reader
 from hubpub.corpus.corpus import Corpus
 from hubpub.corpus.disjoint import check_disjoint
@@ -18,6 +20,7 @@ from hubpub.corpus.prepare import prepare
 from hubpub.corpus.rows import LIBRARIES as DATASET_LIBRARIES
 from hubpub.corpus.spec import CorpusSpec
 from hubpub.errors import MeasureError, OnnxFileError, StepError
+from hubpub.manifest import candidate_file
 from hubpub.measure.clients.base import Client
 from hubpub.measure.machine import machine
 from hubpub.measure.measurement import Measurement
@@ -201,9 +204,19 @@ class MetricsTask(Task):
     reads_sealed = True
 
     def __init__(
-        self, name: str, run_name: str, spec: RunSpec, inputs: Inputs, *, against: tuple[str, ...], where: str
+        self,
+        name: str,
+        run_name: str,
+        spec: RunSpec,
+        inputs: Inputs,
+        *,
+        against: tuple[str, ...],
+        where: str,
+        candidates: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
     ) -> None:
+        """``candidates``: by run of a candidate, the paths whose files are this candidate's."""
         super().__init__(name, inputs, where=where, outputs=(MEASUREMENTS, OBSERVED))
+        self.candidates = candidates
         self.run_name = run_name
         self.spec = spec
         self.against = against
@@ -217,14 +230,19 @@ class MetricsTask(Task):
             "metrics": [metric.model_dump(mode="json") for metric in self.metrics],
             "reference": self.spec.reference,
             "against": list(self.against),
+            **(
+                {"candidates": {name: list(paths) for name, paths in self.candidates.items()}}
+                if self.candidates
+                else {}
+            ),
         }
 
     def run(self, room: Room) -> Outcome:
         """Take them."""
         corpus = Corpus.load(room.inputs / "corpus")
         # Runs that do the same share one result, which bears one of their names.
-        run = _named(RunResult.load(room.inputs / "run"), self.run_name)
-        others = {name: _named(RunResult.load(room.inputs / "others" / name), name) for name in self.against}
+        run = self._named(RunResult.load(room.inputs / "run"), self.run_name)
+        others = {name: self._named(RunResult.load(room.inputs / "others" / name), name) for name in self.against}
         found: list[Measurement] = []
         for metric in self.metrics:
             reference = others.get(self.spec.reference or "")
@@ -241,12 +259,21 @@ class MetricsTask(Task):
             (room.outputs / name).write_text(text, "utf-8")
         return Outcome({"measurements": len(found)})
 
+    def _named(self, result: RunResult, name: str) -> RunResult:
+        """Under its name here; files of a candidate under names that those of no other one have."""
+        job = result.job.model_copy(update={"run": name})
+        if name in self.candidates:
+            paths = self.candidates[name]
+            own = {*paths, *(beside for path in paths for beside in sidecars(path, job.artifacts))}
+            candidate = name.partition("@")[2]
+            new = {path: candidate_file(path, candidate) if path in own else path for path in job.artifacts}
+            artifacts = {new[path]: digest for path, digest in job.artifacts.items()}
+            sizes = {new[path]: size for path, size in job.sizes.items()}
+            job = job.model_copy(update={"artifacts": artifacts, "sizes": sizes})
+        return result.model_copy(update={"job": job})
+
 
 def figures_text(figures: Iterable[Measurement]) -> str:
     """The content of a file of figures."""
     data = [each.model_dump(mode="json") for each in figures]
     return json.dumps(data, ensure_ascii=False, sort_keys=True, indent=1) + "\n"
-
-
-def _named(result: RunResult, name: str) -> RunResult:
-    return result.model_copy(update={"job": result.job.model_copy(update={"run": name})})

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import hubpub
 from hubpub.corpus.corpus import Clip, Corpus
-from hubpub.errors import MeasureError
+from hubpub.errors import KilledError, MeasureError
 from hubpub.measure.clients.base import Client
 from hubpub.measure.journal import join_parts, prepare_folder, recover, recover_all, write_atomically
 from hubpub.measure.machine import machine
@@ -276,7 +276,7 @@ def _events(
 def _crash(code: int, stderr: IO[bytes], run: str) -> MeasureError:
     where = f"run {run}"
     if code == -signal.SIGKILL:
-        return MeasureError(
+        return KilledError(
             "the worker was killed, most likely because memory ran out",
             where=where,
             fix="free memory or cut the audio into shorter segments, then build again: it goes on where it stopped",

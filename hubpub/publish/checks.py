@@ -80,7 +80,7 @@ def _gates(manifest: Manifest, recipe: Recipe) -> list[str]:
     lines = [f"{line}; no such release is published, build one that meets it" for line in manifest.missed()]
     if manifest.partial:
         lines.append("only a part of the recipe was built; build it whole, without --only and --variant")
-    digests = {path: file.sha256 for path, file in manifest.files.items()}
+    digests = manifest.digests()
     measurements = manifest.all_measurements()
     stale: dict[str, set[str]] = defaultdict(set)
     for each in measurements:

@@ -67,7 +67,8 @@ def load_back(repo: str, commit: str, recipe: Recipe, manifest: Manifest, report
 def files_of(run: RunSpec, manifest: Manifest) -> list[str]:
     """The published files that a run is given, with the sidecars that were made together with them."""
     named = {path for path in manifest.files if any(fnmatchcase(path, pattern) for pattern in run.files)}
-    steps = {made_by for path in named if (made_by := manifest.files[path].made_by).startswith("files/")}
+    made_by = {manifest.files[path].made_by for path in named}
+    steps = {name for name in made_by if name in manifest.steps and manifest.steps[name].kind == "transform"}
     return [path for path, file in manifest.files.items() if path in named or file.made_by in steps]
 
 

@@ -1,12 +1,15 @@
 """What a recipe may say, how it is read, and its lock file."""
 
 from hubpub.recipe.check import template_file, unsafe_path
+from hubpub.recipe.check_choices import other_path
 from hubpub.recipe.load import LoadedRecipe, load_recipe
 from hubpub.recipe.lock import Lock, lock_path, locked_file, read_lock, write_lock
-from hubpub.recipe.model import Recipe, RunSpec, ScriptStep
+from hubpub.recipe.model import BestBy, ChoiceSpec, Recipe, RunSpec, ScriptStep
 from hubpub.recipe.schema import recipe_schema
 
 __all__ = [
+    "BestBy",
+    "ChoiceSpec",
     "LoadedRecipe",
     "Lock",
     "Recipe",
@@ -15,6 +18,7 @@ __all__ = [
     "load_recipe",
     "lock_path",
     "locked_file",
+    "other_path",
     "read_lock",
     "recipe_schema",
     "template_file",

@@ -77,13 +77,15 @@ def _runs(recipe: Recipe, name: str) -> Found:
         corpus = recipe.corpora.get(recipe.measure[run].corpus)
         if corpus is not None and corpus.sealed:
             yield loc, f"{run!r} runs over the sealed corpus {recipe.measure[run].corpus!r}: nothing is chosen by it"
-        given = [recipe.choice_of(path) for path in recipe.given(run)]
-        if name not in given:
+        if name not in (recipe.choice_of(path) for path in recipe.given(run)):
             yield loc, f"{run!r} is given none of the files that are chosen here"
-        for other in recipe.choices:
-            if other in given and order.index(other) > order.index(name):
-                what = f"{run!r} is given files of {other!r} too, which is decided later"
-                yield loc, f"{what}; put that choice first, or choose the files of both together"
+        for each in recipe.behind(run):
+            given = {recipe.choice_of(path) for path in recipe.given(each)}
+            for other in order[order.index(name) + 1 :]:
+                if other in given:
+                    told = f"{run!r}" if each == run else f"{run!r} is compared with {each!r}, which"
+                    what = f"{told} is given files of {other!r} too, which is decided later"
+                    yield loc, f"{what}; put that choice first, or choose the files of both together"
 
 
 def _promote(recipe: Recipe, choice: ChoiceSpec, loc: Loc, *, runs_are_known: bool) -> Found:

@@ -316,6 +316,18 @@ class Recipe(Model):
         others += [f"{run}@{candidate}" for candidate in against]
         return tuple(other for other in dict.fromkeys(others) if other is not None and other != run)
 
+    def behind(self, run: str) -> tuple[str, ...]:
+        """The run and all those that its figures depend on, but for candidates of other names."""
+        found = [run]
+        for each in found:
+            found += [other for other in self.compared_with(each) if other in self.measure and other not in found]
+        return tuple(found)
+
+    def decided_by(self, run: str) -> str | None:
+        """The choice whose candidates a run is made for: the last one that decides about files that it is given."""
+        given = {self.choice_of(path) for path in self.given(run)}
+        return next((name for name in reversed(self.choices) if name in given), None)
+
     def metric(self, figure: str) -> Metric | None:
         """The metric that gives ``run/metric``."""
         name, _, figure = figure.partition("/")

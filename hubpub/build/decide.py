@@ -1,0 +1,239 @@
+"""Ladders and rosters: candidates are made and measured by the ordinary steps; the gates decide which is published.
+
+A candidate that cannot be made or loaded is out, with its reason. Where another one is chosen, that is remembered by
+the key of the step that failed, so that a rebuild decides the same without trying it again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Protocol
+
+from hubpub.build.layout import candidate_run
+from hubpub.build.plan import Plan, trial_plan
+from hubpub.build.run import Done, Origins, input_digests
+from hubpub.build.task import Ref, Task
+from hubpub.build.tasks import MEASUREMENTS, TransformTask
+from hubpub.errors import GateError, HubpubError, KilledError, MeasureError, OnnxFileError, StepError
+from hubpub.gate import GateSpec, Verdict, judge
+from hubpub.manifest import CandidateRecord, ChoiceRecord, Digest, candidate_file
+from hubpub.measure.measurement import Measurement
+from hubpub.recipe import BestBy, ChoiceSpec
+from hubpub.store import FileDigest
+
+
+class Shop(Protocol):
+    """Where tasks are run; ``done`` holds what was done so far."""
+
+    done: dict[str, Done]
+
+    def has(self, task: Task, key: str, digests: Mapping[str, FileDigest]) -> bool:
+        """Whether the task need not run."""
+
+    def fetch(self, plan: Plan) -> None:
+        """Bring what the tasks of a plan read from the sources, but for those that need not run."""
+
+    def run(self, plan: Plan, tasks: Iterable[Task]) -> None:
+        """Run them, after those that they need."""
+
+    def text(self, step: str, path: str) -> bytes:
+        """An output of a step that was done."""
+
+    def failure(self, key: str) -> str | None:
+        """Why the candidate whose step has this key was given up."""
+
+    def reason(self, error: HubpubError) -> str:
+        """What went wrong, in words that go into the manifest."""
+
+    def give_up(self, key: str, reason: str) -> None:
+        """Do not try the step with this key again while it is a candidate's."""
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A candidate after its trial."""
+
+    record: CandidateRecord
+    figures: tuple[Measurement, ...] = ()
+    where: str = ""
+    """Of the step that failed."""
+    reason: str = ""
+    """What that step said."""
+
+    @property
+    def passed(self) -> bool:
+        return self.record.state == "passed"
+
+
+def decide(plan: Plan, shop: Shop) -> tuple[ChoiceRecord, ...]:
+    """Make, measure and judge the candidates of each choice of ``plan``, whose preparation is done.
+
+    Raises:
+        GateError: of a choice no candidate passes.
+        StepError: the candidate that is promoted by name, or that others are compared with, cannot be made.
+        HubpubError: a step failed that is no candidate's own.
+    """
+    decided: tuple[ChoiceRecord, ...] = ()
+    for choice in plan.choices:
+        decided = (*decided, _decide(plan, choice, decided, shop))
+    return decided
+
+
+def files_at(path: str, ref: Ref, done: Mapping[str, Done], sources: Origins) -> dict[str, FileDigest]:
+    """What is published at ``path`` with the bytes of ``ref``: the file, and the sidecars that its chain made."""
+    if ref.origin in sources:
+        return {path: sources[ref.origin][ref.path]}
+    made = done[ref.origin]
+    if not isinstance(made.task, TransformTask):
+        return {path: made.result.outputs[ref.path]}
+    names = {name: PurePosixPath(path).name if name == ref.path else name for name in made.result.outputs}
+    if len(names) > 1 and names[ref.path] != ref.path:
+        what = f"cannot be published as {path}: it has {len(names) - 1} files of external data, found by their names"
+        fix = "keep its name and give it a folder, as in {candidate}/{stem}{suffix}"
+        raise StepError(what, where=made.task.where, fix=fix)
+    folder = PurePosixPath(path).parent
+    return {str(folder / names[name]): digest for name, digest in made.result.outputs.items()}
+
+
+def _decide(plan: Plan, choice: str, decided: tuple[ChoiceRecord, ...], shop: Shop) -> ChoiceRecord:
+    spec, where = plan.loaded.recipe.choices[choice], plan.loaded.where("choices", choice)
+    tried: dict[str, _Tried] = {}
+    order = sorted(
+        spec.candidates, key=lambda name: name != spec.against
+    )  # the one that others are compared with first
+    for name in order:
+        tried[name] = _try(plan, choice, name, decided, shop)
+        if tried[name].record.state == "failed" and name in (spec.against, spec.promote):
+            reason = tried[name].record.reason
+            why = "others are compared with it" if name == spec.against else "it is the one to be promoted"
+            raise StepError(f"candidate {name} of {choice} {reason}", where=tried[name].where, fix=f"mend it: {why}")
+        if spec.is_ladder and tried[name].passed:
+            break
+    chosen = _chosen(spec, tried)
+    if chosen is None:
+        reasons = "; ".join(f"{name}: {tried[name].record.reason}" for name in spec.candidates)
+        what = f"no candidate passes its gates, so no release was made: {reasons}"
+        raise GateError(what, where=where, fix="mend one, add one, or change a budget")
+    for each in tried.values():
+        if each.record.failed_key is not None:
+            shop.give_up(each.record.failed_key, each.reason)
+    records = []
+    for name in spec.candidates:
+        if name not in tried:
+            record = CandidateRecord(name=name, state="not tried", reason=f"{chosen} passed before it")
+        else:
+            record = tried[name].record.model_copy(update={"state": "chosen"} if name == chosen else {})
+        records.append(record)
+    return ChoiceRecord(
+        name=choice,
+        rule=_rule(spec),
+        chosen=chosen,
+        runs=spec.runs,
+        against=spec.against,
+        candidates=tuple(records),
+    )
+
+
+def _rule(spec: ChoiceSpec) -> str:
+    if isinstance(spec.promote, BestBy):
+        return f"the {'least' if spec.promote.least else 'most'} {spec.promote.figure} of those that pass their gates"
+    return "the first that passes its gates" if spec.is_ladder else "promoted by name"
+
+
+def _chosen(spec: ChoiceSpec, tried: Mapping[str, _Tried]) -> str | None:
+    if isinstance(spec.promote, str) and not spec.is_ladder:
+        return spec.promote
+    passed = [name for name in spec.candidates if name in tried and tried[name].passed]
+    if not isinstance(spec.promote, BestBy):
+        return passed[0] if passed else None
+    figure, sign = spec.promote.figure, 1 if spec.promote.least else -1
+    values = {
+        name: sign * each.value
+        for name in passed
+        for each in tried[name].figures
+        if each.key == figure and each.against is None and each.subset is None
+    }
+    return min(values, key=lambda name: values[name]) if values else None
+
+
+def _try(plan: Plan, choice: str, candidate: str, decided: tuple[ChoiceRecord, ...], shop: Shop) -> _Tried:
+    trial, refs = trial_plan(plan, choice, candidate, decided)
+    own = (f"choices/{choice}/{candidate}/", candidate_run("", candidate))
+    fetched = False
+    for task in trial.work:
+        digests = input_digests(
+            task, {**trial.sources, **{name: each.result.outputs for name, each in shop.done.items()}}
+        )
+        if digests is None:
+            raise AssertionError(f"{task.name} was planned before what it needs")
+        key = task.key(digests)
+        is_own = task.name.startswith(own[0]) or task.name.endswith(own[1])
+        reason = shop.failure(key) if is_own else None
+        if reason is None:
+            if not fetched and not shop.has(task, key, digests):
+                shop.fetch(trial)
+                fetched = True
+            try:
+                shop.run(trial, [task])
+                continue
+            except KilledError:
+                raise
+            except (StepError, OnnxFileError, MeasureError) as error:
+                if not is_own:
+                    raise
+                reason = shop.reason(error)
+        files = dict(_files(trial, refs, shop, all_of_them=False))
+        cannot = "cannot be made" if isinstance(task, TransformTask) else "cannot be measured"
+        record = CandidateRecord(
+            name=candidate, state="failed", reason=f"{cannot}: {reason}", files=files, failed_key=key
+        )
+        return _Tried(record, where=task.where, reason=reason)
+    files = dict(_files(trial, refs, shop, all_of_them=True))
+    spec = plan.loaded.recipe.choices[choice]
+    figures = tuple(_figures(spec, candidate, shop))
+    gates = [
+        gate
+        for gate in plan.loaded.recipe.choosing_gates(spec)
+        if (gate.against or "").partition("/")[0] != candidate_run(gate.measure.partition("/")[0], candidate)
+    ]
+    verdicts = _judge(gates, figures, candidate, files)
+    missed = [f"{verdict.gate}: {verdict.reason}" for verdict in verdicts if not verdict.passed]
+    reason = "; ".join(missed) or _passed(len(verdicts))
+    state: str = "missed" if missed else "passed"
+    record = CandidateRecord.model_validate(
+        {"name": candidate, "state": state, "reason": reason, "files": files, "verdicts": verdicts}
+    )
+    return _Tried(record, figures)
+
+
+def _passed(gates: int) -> str:
+    return "no gate judges it" if gates == 0 else f"passes {gates} {'gate' if gates == 1 else 'gates'}"
+
+
+def _files(trial: Plan, refs: Mapping[str, Ref], shop: Shop, *, all_of_them: bool) -> Iterator[tuple[str, Digest]]:
+    """The candidate's files; of one that failed those that were made."""
+    for path, ref in refs.items():
+        if all_of_them or ref.origin in trial.sources or ref.origin in shop.done:
+            for name, digest in files_at(path, ref, shop.done, trial.sources).items():
+                yield name, Digest(sha256=digest.sha256, size=digest.size)
+
+
+def _figures(spec: ChoiceSpec, candidate: str, shop: Shop) -> Iterator[Measurement]:
+    """The figures of a candidate, called as they would be if it were published."""
+    mark = candidate_run("", candidate)
+    for run in spec.runs:
+        for data in json.loads(shop.text(f"measurements/{candidate_run(run, candidate)}", MEASUREMENTS)):
+            against = data["against"] and data["against"].replace(f"{mark}/", "/")
+            yield Measurement.model_validate({**data, "run": run, "against": against})
+
+
+def _judge(
+    gates: Sequence[GateSpec], figures: Sequence[Measurement], candidate: str, files: Mapping[str, Digest]
+) -> tuple[Verdict, ...]:
+    """Judge them as `hubpub.gate.judge` does; what the candidate is compared with was measured just now."""
+    digests = {name: digest for each in figures for name, digest in each.artifacts.items()}
+    digests |= {candidate_file(path, candidate): file.sha256 for path, file in files.items()}
+    return judge(gates, figures, digests)
