@@ -58,7 +58,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a build would do now: ``state`` is cached, run, or waits (its inputs are not known yet)."""
+    """What a build would do now: ``state`` is cached, run, waits (its inputs are not known yet) or perhaps (a rung)."""
 
     states: dict[str, str]
     bytes_to_fetch: dict[str, int]
@@ -207,10 +207,23 @@ def forecast(plan: Plan, store: Store, known: Known | None = None) -> Forecast:
             states[task.name] = "cached"
             continue
         pending.append(task)
-        states[task.name] = "waits" if digests is None else "run"
+        states[task.name] = "perhaps" if _is_lower_rung(plan, task.name) else "waits" if digests is None else "run"
         read = (origins.get(ref.origin, {}).get(ref.path) for _, ref in task.inputs)
         to_write += sum(digest.size for digest in read if digest is not None)
     return Forecast(states, bytes_to_fetch(plan, store, pending), to_write)
+
+
+def _is_lower_rung(plan: Plan, task: str) -> bool:
+    """Whether a step is that of a rung which is tried only if those above it fail; so while nothing is decided."""
+    choices = () if plan.decided else plan.choices
+    for choice, spec in ((name, plan.loaded.recipe.choices[name]) for name in choices):
+        lower = list(spec.candidates)[1:] if spec.is_ladder else ()
+        marks = tuple(candidate_run("", each) for each in lower)
+        run = task.partition("/")[2].partition("@")[0]
+        is_run = task.endswith(marks) and run in {each for run in spec.runs for each in plan.loaded.recipe.behind(run)}
+        if is_run or task.startswith(tuple(f"choices/{choice}/{each}/" for each in lower)):
+            return True
+    return False
 
 
 def _result(task: Task, digests: dict[str, FileDigest], store: Store, known: Known | None) -> Result | None:

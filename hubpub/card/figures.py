@@ -50,6 +50,19 @@ def figure(measurement: dict[str, Any]) -> str:
     return f"{text} ({number(low, measurement['unit'])} to {number(high, measurement['unit'])})"
 
 
+def narrow(measurement: dict[str, Any]) -> str:
+    """The same for a narrow column: the interval in a line of its own, its unit said once."""
+    value, low, high = (measurement[key] for key in ("value", "low", "high"))
+    text = number(value, measurement["unit"])
+    if low is not None and low != high:
+        unit = text.partition(" ")[2]
+        ends = [number(end, measurement["unit"]) for end in (low, high)]
+        if unit and all(end.endswith(f" {unit}") for end in ends):
+            ends = [end.removesuffix(f" {unit}") for end in ends]
+        text += f"<br>({ends[0]} to {ends[1]})"
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
+
+
 def counted(n: int, unit: str) -> str:
     """``1 word``, ``2 words``."""
     if n == 1:

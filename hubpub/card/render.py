@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from hubpub.card.figures import cell, counted, duration, figure, number, size
+from hubpub.card.tables import choices, side_by_side
 from hubpub.errors import ReleaseError
 from hubpub.manifest import Manifest
 
@@ -41,6 +42,7 @@ def render_card(manifest: Manifest, card: Mapping[str, Any], template: Path) -> 
     facts = {"manifest": data, "runs": _runs(manifest), "measured": _lookup(manifest), "verdicts": _verdicts(manifest)}
     machines = (each.machine for each in manifest.all_measurements())
     facts["machines"] = list(dict.fromkeys(f"{each.cpu}, {each.cores} cores, {each.system}" for each in machines))
+    facts |= {"comparisons": side_by_side(manifest), "choices": choices(manifest)}
     facts["origins"] = {path: _origin(manifest, path) for path in manifest.files}
     place: str | Path = PROSE
     try:
@@ -81,9 +83,9 @@ def front_matter(manifest: Manifest, card: Mapping[str, Any]) -> str:
 
 
 def _runs(manifest: Manifest) -> list[dict[str, Any]]:
-    """The measurements, grouped by run: of the whole corpus, of its strata, of each clip."""
+    """The measurements, grouped by run: of the whole corpus, of its strata, of each clip; those of candidates apart."""
     runs: dict[str, dict[str, Any]] = {}
-    for each in manifest.all_measurements():
+    for each in (each for each in manifest.all_measurements() if "@" not in each.run):
         run = runs.setdefault(each.run, {"name": each.run, "client": each.client, "versions": {}})
         kind = "figures" if each.subset is None else "parts" if each.subset.startswith("clip:") else "strata"
         run.setdefault(kind, []).append(each.model_dump(mode="json"))

@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from hubpub.cli.common import AsJson, CacheFolder, Jobs, Locked, Only, Quiet, Variant, print_json, shown, size
+from hubpub.cli.common import (
+    AsJson,
+    CacheFolder,
+    Jobs,
+    Locked,
+    Only,
+    Quiet,
+    Variant,
+    choices_in_words,
+    print_json,
+    shown,
+    size,
+)
 from hubpub.cli.progress import reporter
 
 
@@ -84,10 +96,13 @@ def build(
                 "published": built.published,
                 "bytes_fetched": built.bytes_fetched,
                 "files": {path: file.size for path, file in built.manifest.files.items()},
+                "choices": {choice.name: choice.chosen for choice in built.manifest.choices},
                 "budgets": [{"budget": str(each.gate), "passed": each.passed, "why": each.reason} for each in verdicts],
             }
         )
     elif not quiet:
+        for line in choices_in_words(built.manifest.choices):
+            typer.echo(line)
         for each in verdicts:
             typer.echo(f"budget met: {each.gate}: {each.reason}")
         state = "unchanged" if built.unchanged else "finished"

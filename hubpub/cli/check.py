@@ -24,7 +24,7 @@ def check(recipe: RecipePath, json: AsJson = False, quiet: Quiet = False) -> Non
         raise
     counts = {
         "sources": len(loaded.recipe.sources),
-        "files": len(loaded.recipe.files),
+        "files": len(loaded.recipe.paths),
         "runs": len(loaded.recipe.measure),
         "gates": len(loaded.recipe.gates),
     }

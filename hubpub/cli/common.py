@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from hubpub.manifest import ChoiceRecord
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False, metavar="RECIPE")]
 CacheFolder = Annotated[
@@ -61,3 +65,11 @@ def size(count: int) -> str:
     from hubpub.card.figures import size as written
 
     return written(count)
+
+
+def choices_in_words(choices: Iterable[ChoiceRecord]) -> Iterator[str]:
+    """A line for each candidate of each ladder or roster."""
+    for choice in choices:
+        for each in choice.candidates:
+            size_of_all = f", {size(sum(file.size for file in each.files.values()))}" if each.files else ""
+            yield printable(f"{choice.name}: {each.name}: {each.state}{size_of_all}: {each.reason}")

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import typer
 
-from hubpub.cli.common import AsJson, CacheFolder, Locked, Only, Quiet, RecipePath, Variant, print_json, size
+from hubpub.cli.common import (
+    AsJson,
+    CacheFolder,
+    Locked,
+    Only,
+    Quiet,
+    RecipePath,
+    Variant,
+    choices_in_words,
+    print_json,
+    size,
+)
 from hubpub.cli.progress import reporter
 
 
@@ -35,15 +46,23 @@ def plan(
                 ],
                 "bytes_to_fetch": forecast.bytes_to_fetch,
                 "bytes_to_write": forecast.bytes_to_write,
+                "choices": {choice.name: choice.chosen for choice in made.decided},
                 "publishes": [published.path for published in made.published],
             }
         )
         return
     if quiet:
         return
-    words = {"cached": "cached", "run": "will run", "waits": "will run, unless what it waits for comes out unchanged"}
+    words = {
+        "cached": "cached",
+        "run": "will run",
+        "waits": "will run, unless what it waits for comes out unchanged",
+        "perhaps": "will run if no rung above passes its gates",
+    }
     for task in made.tasks:
         typer.echo(f"{task.name:40} {task.kind:14} {words[forecast.states[task.name]]}")
+    for line in choices_in_words(made.decided):
+        typer.echo(line)
     for name, count in forecast.bytes_to_fetch.items():
         typer.echo(f"{name:40} {'fetch':14} {size(count)}")
     typer.echo(f"to fetch: {size(fetch)}; to write: at least {size(forecast.bytes_to_write)}")
