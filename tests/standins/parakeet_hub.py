@@ -1,7 +1,7 @@
 """What `recipes/parakeet-v3.yaml` takes from the Hub, written for one on loopback: the model's repo and the dataset.
 
-The model is the stand-in at any scale. The dataset has the paths, columns and types of ``google/fleurs``, and a few rows
-in each file: real speech with what is really said, though not in the language that the path names.
+The model is the stand-in at any scale. The dataset has the paths, columns and types of ``google/fleurs``, and a few
+rows in each file: real speech with what is really said, though not in the language that the path names.
 """
 
 from __future__ import annotations
