@@ -1,9 +1,9 @@
 """The whole of recipes/parakeet-v3.yaml at the size of the real model: time, and the memory and disk that it takes.
 
 The recipe is built unmodified from a Hub on loopback that holds a stand-in of upstream's repo, 3.2 GB of random
-weights. Memory is that of all processes of the build together, looked at four times a second, pages that several of them map
-counted for each; disk is what cache, release and temporary files take together, looked at once a second. The Hub's own
-files and its process count for neither. It must fit a runner with 16 GB of memory and 14 GB of disk.
+weights. Memory is that of all processes of the build together, looked at four times a second, pages that several of
+them map counted for each; disk is what cache, release and temporary files take together, looked at once a second. The
+Hub's own files and its process count for neither. It must fit a runner with 16 GB of memory and 14 GB of disk.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ def _words(
             if not char.isspace() and between:
                 times.append(min(start + float(time), end))
             between = char.isspace()
-    ends = [*times[1:], end]
+    ends = [*times, end][1:]
     return [Piece(start=at, end=to, text=word) for word, at, to in zip(words, times, ends, strict=True)]
 
 

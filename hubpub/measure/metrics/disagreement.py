@@ -41,5 +41,13 @@ class Disagreement(ErrorRate):
         parts = self._parts(corpus.clips, said, range(len(said)), reference)
         mine, theirs = (self._score(said, self._texts(each)) for each in (run, other))
         figures = self._paired(run, other, parts, mine, theirs, reference)
-        depends = reference.job.artifacts
-        return [each.model_copy(update={"artifacts": {**depends, **each.artifacts}}) for each in figures]
+        # Both sides hang on the reference too.
+        return [
+            each.model_copy(
+                update={
+                    "artifacts": {**reference.job.artifacts, **each.artifacts},
+                    "synthetic": each.synthetic or reference.job.synthetic,
+                }
+            )
+            for each in figures
+        ]
