@@ -13,11 +13,11 @@ from hubpub.corpus.spec import Labels
 from hubpub.errors import Problem, nearest
 from hubpub.gate import GateSpec, impossible
 from hubpub.recipe.check_choices import choices, other_paths
+from hubpub.recipe.check_corpora import stand_ins
 from hubpub.recipe.check_measure import clients_and_metrics, differences_and_parts
 from hubpub.recipe.document import Document, Loc
 from hubpub.recipe.model import PATTERNS, REFERENCE, PublishSpec, Recipe, RunSpec
 from hubpub.recipe.variants import report
-from hubpub.source import LocalSource
 from hubpub.transform.base import Calibrated
 
 RESERVED = ("readme.md", "hubpub.json", "recipe", "measurements")
@@ -34,17 +34,7 @@ _MAX_SEGMENT, _MAX_PATH = 255, 1024
 
 def check(recipe: Recipe, document: Document, folder: Path) -> list[Problem]:
     """All problems, in the order of the file."""
-    of_files = (
-        _names,
-        _references,
-        _local_files,
-        _published_paths,
-        choices,
-        _cycles,
-        _seals,
-        _stand_ins,
-        _calibrations,
-    )
+    of_files = (_names, _references, _local_files, _published_paths, choices, _cycles, _seals, stand_ins, _calibrations)
     of_measure = (_runs, _gates, clients_and_metrics, differences_and_parts)
     parts = (*of_files, *of_measure, _template, _publish)
     return report(document, (found for part in parts for found in part(recipe, folder)))
@@ -246,33 +236,6 @@ def _seals(recipe: Recipe, _: Path) -> Found:
         if reference in sealed and not named_by_sealed:
             owner = sealed[reference]
             yield loc, f"{reference!r} belongs to the sealed corpus {owner!r}: only `measure` may read it"
-
-
-def _stand_ins(recipe: Recipe, _: Path) -> Found:
-    for name, corpus in recipe.corpora.items():
-        loc, other = ("corpora", name, "stand_in"), recipe.corpora.get(corpus.stand_in or "")
-        if corpus.stand_in is None:
-            continue
-        if other is None:
-            yield loc, f"there is no corpus {corpus.stand_in!r}{nearest(corpus.stand_in, recipe.corpora)}"
-        elif other.role != corpus.role:
-            yield loc, f"{corpus.stand_in!r} is for {other.role}, and {name!r} for {corpus.role}"
-        elif other.stand_in is not None:
-            yield loc, f"{corpus.stand_in!r} may itself be not at hand; name one that always is"
-        elif not any(_is_supplied(recipe, reference) for reference in corpus.references()):
-            yield (
-                loc,
-                f"all of {name!r} is always at hand; a recording that may be not comes from a source with `supply`",
-            )
-        if other is not None and not other.has_texts and corpus.has_texts:
-            for run, spec in recipe.measure.items():
-                if spec.corpus == name and any(metric.metric in ("wer", "cer") for metric in spec.metric_specs()):
-                    yield loc, f"run {run!r} needs transcripts, and {corpus.stand_in!r} has none"
-
-
-def _is_supplied(recipe: Recipe, reference: str) -> bool:
-    source = recipe.sources.get(reference.partition("/")[0])
-    return isinstance(source, LocalSource) and source.supply is not None
 
 
 def _calibrations(recipe: Recipe, _: Path) -> Found:
