@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hubpub.corpus.corpus import Corpus
+from hubpub.corpus.spec import Provenance
 from hubpub.errors import ReleaseError
 from hubpub.gate import Verdict
 from hubpub.measure.measurement import Measurement
@@ -29,7 +30,7 @@ _SHARED = (
 )
 """Fields of measurements that many of them share."""
 
-_LATER = ("provisional", "drop_in", "choices")
+_LATER = ("provisional", "drop_in", "missing", "choices")
 """Fields that manifests of earlier versions do not have."""
 
 
@@ -85,6 +86,26 @@ class DropInRecord(_Frozen):
     """Of each of its ONNX files."""
     keys: dict[str, tuple[str, ...]]
     """Top-level keys of each of its ``config.json``."""
+
+
+class Missing(_Frozen):
+    """A recording that a person has to supply and that was not at hand."""
+
+    id: str
+    audio: str
+    """As the recipe names it."""
+    crop: tuple[float, float] | None
+    provenance: Provenance
+
+
+class MissingCorpus(_Frozen):
+    """A corpus that could not be used for want of recordings."""
+
+    stand_in: str
+    """The corpus that took its place."""
+    supply: str
+    """How to get the recordings."""
+    clips: tuple[Missing, ...]
 
 
 def candidate_file(path: str, candidate: str) -> str:
@@ -163,7 +184,9 @@ class Manifest(_Frozen):
     """Path of the recipe in the release; its lock, scripts and template lie beside it."""
     synthetic: bool
     provisional: tuple[str, ...] = ()
-    """Corpora that the files were made with and that stand in for others, a line each."""
+    """Corpora that the files were made with or measured on and that stand in for others, a line each."""
+    missing: dict[str, MissingCorpus] = {}
+    """Corpora that the recipe names and that others took the place of, since recordings of them were not at hand."""
     partial: bool
     license: str
     drop_in: DropInRecord | None = None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hubpub.build.at_hand import notes
 from hubpub.build.decide import decide
 from hubpub.build.last import note_last
 from hubpub.build.pins import check_local_files, obey_lock, update_lock
@@ -72,6 +73,8 @@ def plan(
     made = make_plan(loaded, pinned, only=only, variant=variant)
     if made.choices and (decided := foreseen(made, store, reporter)) is not None:
         made = make_plan(loaded, pinned, only=only, variant=variant, decided=decided)
+    for note in notes(made.missing):
+        reporter.note(note)
     return made, forecast(made, store)
 
 
@@ -102,6 +105,8 @@ def build(
     pinned = obey_lock(loaded, store, reporter, locked=locked)
     made = make_plan(loaded, pinned, only=only, variant=variant)
     check_local_files(made.loaded, made.lock, store)
+    for note in notes(made.missing):
+        reporter.note(note)
     output = output.resolve()
     folder = output.with_name(f"{output.name}.partial") if made.partial else output
     with claim(folder):

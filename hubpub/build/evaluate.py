@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hubpub.build.at_hand import notes
 from hubpub.build.evaluation import EVALUATION, Evaluation
 from hubpub.build.layout import RELEASE
 from hubpub.build.pins import obey_lock
@@ -64,6 +65,8 @@ def evaluate(
     bring = _from_hub if where.startswith("hf://") else _from_folder
     of, files = bring(where, loaded, store, reporter)
     plan, left_out = evaluation_plan(loaded, lock, files)
+    for note in notes(plan.missing):
+        reporter.note(note)
     if not plan.runs:
         reason = next(iter(left_out.values()), "it has none")
         raise ReleaseError(f"no run of {recipe} can be made: {reason}", where=where)

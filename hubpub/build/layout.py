@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from graphlib import TopologicalSorter
 from pathlib import PurePosixPath
 
+from hubpub.build.at_hand import refuse_missing
 from hubpub.build.run import Origins, sidecars
 from hubpub.build.script import ScriptTask
 from hubpub.build.task import EVERYTHING, Inputs, Ref, Task
@@ -106,6 +107,7 @@ class Layout:
         """The name of the task that prepares a corpus."""
         task = f"corpora/{name}"
         if task not in self.tasks:
+            refuse_missing(self.loaded, self.lock, name)
             spec = self.recipe.corpora[name]
             inputs = tuple((reference, self.ref(reference, "corpora", name)) for reference in spec.references())
             self.tasks[task] = CorpusTask(task, spec, inputs, where=self.loaded.where("corpora", name))

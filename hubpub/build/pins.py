@@ -5,7 +5,7 @@ from __future__ import annotations
 from hubpub.errors import DigestMismatch, LockError
 from hubpub.recipe import LoadedRecipe, Lock, lock_path, read_lock, write_lock
 from hubpub.report import Reporter
-from hubpub.source import LocalSource, SourceContext
+from hubpub.source import LocalSource, LockedSource, SourceContext, SourceSpec
 from hubpub.store import Store
 
 
@@ -17,13 +17,18 @@ def update_lock(loaded: LoadedRecipe, store: Store, reporter: Reporter) -> Lock:
 def obey_lock(loaded: LoadedRecipe, store: Store, reporter: Reporter, *, locked: bool) -> Lock:
     """The lock of a recipe; sources that it does not answer yet are resolved and written, unless ``locked``.
 
+    So are those that a person supplies files for, when there are more than it lists.
+
     Raises:
         LockError: ``locked``, and the lock is missing or does not answer the recipe.
     """
     lock = read_lock(loaded.path)
     known = lock.sources if lock else {}
+    context = SourceContext(store, loaded.folder)
     stale = [
-        name for name, spec in loaded.recipe.sources.items() if name not in known or known[name].asked != spec.asked()
+        name
+        for name, spec in loaded.recipe.sources.items()
+        if name not in known or known[name].asked != spec.asked() or (not locked and _more(spec, known[name], context))
     ]
     if not stale and lock is not None:
         return Lock(version=1, sources={name: known[name] for name in loaded.recipe.sources})
@@ -45,6 +50,13 @@ def check_local_files(loaded: LoadedRecipe, lock: Lock, store: Store) -> None:
                 file = loaded.folder / spec.path / path
                 if file.is_file() and (found := store.digest(file)) != pin.digest:
                     raise DigestMismatch(f"{spec.path}/{path}", expected=pin.sha256, got=found.sha256)
+
+
+def _more(spec: SourceSpec, locked: LockedSource, context: SourceContext) -> bool:
+    """Whether files that a person has to supply arrived since."""
+    return (
+        isinstance(spec, LocalSource) and spec.supply is not None and bool(set(spec.present(context)) - {*locked.files})
+    )
 
 
 def _resolve(loaded: LoadedRecipe, names: list[str], old: Lock, store: Store, reporter: Reporter) -> Lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
+from hubpub.build.at_hand import settle
 from hubpub.build.dropin import promised_files
 from hubpub.build.layout import RELEASE, Layout, candidate_run
 from hubpub.build.run import Known, Origins, input_digests, sidecars, source_files
@@ -12,7 +13,7 @@ from hubpub.build.seal import check_seals
 from hubpub.build.task import Ref, Task
 from hubpub.build.tasks import CorpusTask
 from hubpub.errors import HubpubError, nearest
-from hubpub.manifest import ChoiceRecord
+from hubpub.manifest import ChoiceRecord, MissingCorpus
 from hubpub.recipe import LoadedRecipe, Lock, other_path
 from hubpub.source import SourceContext
 from hubpub.store import FileDigest, Result, Store
@@ -39,6 +40,8 @@ class Plan:
     work: tuple[Task, ...]
     published: tuple[Published, ...]
     runs: tuple[str, ...]
+    missing: dict[str, MissingCorpus]
+    """Corpora that stand-ins took the place of."""
     partial: bool
     choices: tuple[str, ...] = ()
     """Those that decide about what is published or measured, in the order in which they are decided."""
@@ -79,6 +82,7 @@ def make_plan(
     Raises:
         HubpubError: no such file or variant; a file that no locked source holds.
     """
+    loaded, missing = settle(loaded, lock)
     recipe = loaded.recipe
     sources = {name: _digests(lock, name) for name in recipe.sources}
     paths = _selected(loaded, only, variant)
@@ -119,6 +123,7 @@ def make_plan(
         needed,
         tuple(published),
         tuple(runs),
+        missing,
         partial=only is not None or variant is not None,
         choices=tuple(choices),
         decided=decided,
@@ -156,6 +161,7 @@ def evaluation_plan(loaded: LoadedRecipe, lock: Lock, files: Mapping[str, FileDi
     Returns:
         The plan, which publishes nothing, and by name why a run is left out.
     """
+    loaded, missing = settle(loaded, lock)
     sources = {name: _digests(lock, name) for name in loaded.recipe.sources}
     layout = Layout(loaded, lock, {**sources, RELEASE: files}, {})
     lacking = {name: _lacking(loaded, name, files) for name in loaded.recipe.measure}
@@ -167,7 +173,7 @@ def evaluation_plan(loaded: LoadedRecipe, lock: Lock, files: Mapping[str, FileDi
     corpora = {loaded.recipe.measure[name].corpus for name in runs}
     # Nothing is calibrated here, so there is nothing to keep apart.
     preparation = tuple(task for task in layout.preparation(corpora) if isinstance(task, CorpusTask))
-    plan = Plan(loaded, lock, sources, preparation, needed, (), tuple(runs), partial=True)
+    plan = Plan(loaded, lock, sources, preparation, needed, (), tuple(runs), missing, partial=True)
     return plan, {name: reason for name, reason in lacking.items() if reason is not None}
 
 

@@ -108,7 +108,11 @@ def _check(manifest: Manifest, recipe: Path, where: str) -> str:
     except RecipeError as error:  # named as the reader knows it, not by our copy
         shown = f"{where.rstrip('/')}/{manifest.recipe}"
         raise RecipeError([replace(problem, file=shown) for problem in error.problems]) from error
-    if local := [f"{name} ({spec.path})" for name, spec in loaded.sources.items() if isinstance(spec, LocalSource)]:
+    if local := [
+        f"{name} ({spec.path})"
+        for name, spec in loaded.sources.items()
+        if isinstance(spec, LocalSource) and (name not in manifest.sources or manifest.sources[name].files)
+    ]:
         raise ReleaseError(
             f"cannot be built from itself: it was made from local folders, which no release holds: {', '.join(local)}",
             where=where,

@@ -222,6 +222,7 @@ def _manifest(
         recipe=f"recipe/{plan.loaded.path.name}",
         synthetic=synthetic or any(each.synthetic for each in figures[False] + figures[True]),
         provisional=_provisional(plan),
+        missing=plan.missing,
         partial=plan.partial,
         license=recipe.card.license,
         drop_in=drop_in_record(plan, store),
@@ -250,13 +251,14 @@ def _manifest(
 
 
 def _provisional(plan: Plan) -> tuple[str, ...]:
-    """The corpora that files were calibrated on and that stand in for others."""
+    """The corpora that files were calibrated or measured on and that stand in for others."""
     behind = [published.ref.origin for published in plan.published]
     tasks = {task.name: task for task in plan.tasks}
     for origin in behind:
         behind += [ref.origin for _, ref in tasks[origin].inputs] if origin in tasks else []
     calibrated = (task for name, task in tasks.items() if name in behind and isinstance(task, CalibratedTask))
-    read = {ref.origin for task in calibrated for _, ref in task.inputs}
+    measured = (task for task in plan.tasks if isinstance(task, ClientTask))
+    read = {ref.origin for task in (*calibrated, *measured) for _, ref in task.inputs}
     specs = {task.name: task.spec for task in plan.tasks if isinstance(task, CorpusTask) and task.name in read}
     return tuple(
         f"{name.removeprefix('corpora/')} stands in for {spec.stand_in_for}"

@@ -106,8 +106,11 @@ class CorpusTask(Task):
 
     def identity(self) -> dict[str, Any]:
         """What the recipe says of the corpus."""
-        # What it stands in for decides no byte of it.
-        return {"spec": self.spec.model_dump(mode="json", exclude={"stand_in_for"}), "version": CORPUS_VERSION}
+        # What it stands in for, or what for it, decides no byte of it.
+        return {
+            "spec": self.spec.model_dump(mode="json", exclude={"stand_in_for", "stand_in"}),
+            "version": CORPUS_VERSION,
+        }
 
     def run(self, room: Room) -> Outcome:
         """Prepare it."""
@@ -245,8 +248,12 @@ class MetricsTask(Task):
             reference = others.get(self.spec.reference or "")
             found += metric.measure(run, corpus, reference)
             for name, other in others.items():
-                if name != self.spec.reference and not metric.needs_against:
+                if name == self.spec.reference:
+                    continue
+                if not metric.needs_against:
                     found += [each for each in metric.measure(run, corpus, other) if each.against is not None]
+                elif reference is not None:
+                    found += metric.compare(run, corpus, reference, other)
         for name, observed in ((MEASUREMENTS, False), (OBSERVED, True)):
             text = figures_text(each for each in found if each.observed is observed)
             (room.outputs / name).write_text(text, "utf-8")

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from hubpub.card.figures import cell, counted, duration, figure, number, size
+from hubpub.card.parts import by_part
 from hubpub.card.tables import choices, side_by_side
 from hubpub.errors import ReleaseError
 from hubpub.manifest import Manifest
@@ -42,7 +43,7 @@ def render_card(manifest: Manifest, card: Mapping[str, Any], template: Path) -> 
     facts = {"manifest": data, "runs": _runs(manifest), "measured": _lookup(manifest), "verdicts": _verdicts(manifest)}
     machines = (each.machine for each in manifest.all_measurements())
     facts["machines"] = list(dict.fromkeys(f"{each.cpu}, {each.cores} cores, {each.system}" for each in machines))
-    facts |= {"comparisons": side_by_side(manifest), "choices": choices(manifest)}
+    facts |= {"comparisons": side_by_side(manifest), "choices": choices(manifest), "parts": by_part(manifest)}
     facts["origins"] = {path: _origin(manifest, path) for path in manifest.files}
     place: str | Path = PROSE
     try:

@@ -103,7 +103,10 @@ class Columns(BaseModel):
 class DatasetSpec(Provenance):
     """The rows of a dataset, as clips; files from a `hub:` source with `repo_type: dataset`, or any other."""
 
-    files: tuple[str, ...] = Field(min_length=1, description="The dataset's files, each as source/path, in order.")
+    files: tuple[str, ...] = Field(
+        min_length=1,
+        description="The dataset's files, each as source/path, in order; `*` and `**` stand for names as in `include`.",
+    )
     format: Literal["parquet", "audiofolder"] = Field(
         default="parquet", description="Parquet shards, or audio files with a metadata file beside them."
     )
@@ -175,6 +178,12 @@ class CorpusSpec(BaseModel):
         max_length=300,
         pattern=r"^[^\n]+$",
         description="Calibration only: the corpus that it takes the place of; the release is then provisional.",
+    )
+    stand_in: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The corpus that takes its place, whole, as long as a recording that a person has to supply is not "
+        "at hand; the release is then provisional.",
     )
     defaults: ClipDefaults = Field(default=ClipDefaults(), description="Provenance shared by the clips.")
     clips: tuple[ClipSpec, ...] = Field(

@@ -13,6 +13,7 @@ from hubpub.corpus.spec import Labels
 from hubpub.errors import Problem, nearest
 from hubpub.gate import GateSpec, impossible
 from hubpub.recipe.check_choices import choices, other_paths
+from hubpub.recipe.check_corpora import stand_ins
 from hubpub.recipe.check_measure import clients_and_metrics, differences_and_parts
 from hubpub.recipe.document import Document, Loc
 from hubpub.recipe.model import PATTERNS, REFERENCE, PublishSpec, Recipe, RunSpec
@@ -33,7 +34,7 @@ _MAX_SEGMENT, _MAX_PATH = 255, 1024
 
 def check(recipe: Recipe, document: Document, folder: Path) -> list[Problem]:
     """All problems, in the order of the file."""
-    of_files = (_names, _references, _local_files, _published_paths, choices, _cycles, _seals, _calibrations)
+    of_files = (_names, _references, _local_files, _published_paths, choices, _cycles, _seals, stand_ins, _calibrations)
     of_measure = (_runs, _gates, clients_and_metrics, differences_and_parts)
     parts = (*of_files, *of_measure, _template, _publish)
     return report(document, (found for part in parts for found in part(recipe, folder)))

@@ -52,8 +52,15 @@ def _unmet(recipe: Recipe, run: RunSpec, metric: Metric) -> Iterator[str]:
         return  # each clip has its place
     if run.reference is None:
         yield "sections are told by the segments of another run: name it under `reference`"
-    elif reference is not None and getattr(getattr(reference.via, "segment", None), "by", "none") == "none":
-        yield f"sections are told by segments, and {run.reference!r} takes each clip in one pass; give it a `segment`"
+    elif reference is not None and not _tells_times(reference):
+        what = f"sections are told by segments, and {run.reference!r} takes each clip in one pass"
+        yield f"{what}; give it a `segment` or `word_times`"
+
+
+def _tells_times(run: RunSpec) -> bool:
+    """Whether its transcripts come in pieces."""
+    segment = getattr(run.via, "segment", None)
+    return getattr(segment, "by", "none") != "none" or getattr(run.via, "word_times", False)
 
 
 def differences_and_parts(recipe: Recipe, _: Path) -> Found:

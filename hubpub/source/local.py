@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, JsonValue, StringConstraints
 
 from hubpub.errors import DigestMismatch, SourceError, UnsafeArchive
 from hubpub.source.base import LockedSource, Pinned, Progress, Sighting, SourceContext, SourceSpec
@@ -27,17 +27,40 @@ class LocalSource(SourceSpec):
     """``{path: ../folder, include: [*.wav]}``; the path starts from the recipe's folder."""
 
     path: Annotated[str, AfterValidator(_check_path)] = Field(description="folder, relative to the recipe's")
+    supply: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)] | None = Field(
+        default=None,
+        description="how a person gets these files, where nobody may pass them on: then any of them may be missing; a "
+        "corpus that names a missing one gives way to its stand_in, or stops the build with this",
+    )
 
     @property
     def label(self) -> str:
         """The path as the recipe writes it."""
         return self.path
 
-    def resolve(self, context: SourceContext) -> LockedSource:
-        """Digest every included file. See `SourceSpec.resolve`."""
+    def asked(self) -> dict[str, JsonValue]:
+        """As of any source; how the files are got decides no byte of them."""
+        return {key: value for key, value in super().asked().items() if key != "supply"}
+
+    def present(self, context: SourceContext) -> list[str]:
+        """Names of the included files that are there now, sorted.
+
+        Raises:
+            SourceError: there is no such folder or a pattern matches nothing, and it is not for a person to supply.
+            UnsafeArchive: a name or an entry that is not accepted.
+        """
+        if self.supply is not None and not (context.folder / self.path).is_dir():
+            return []
         root = self._root(context)
         with storage_errors(f"read {self.path}"):
-            chosen = select(self._files(root), self.include, self.label)
+            found = list(self._files(root))
+        if self.supply is None:
+            return select(found, self.include, self.label)
+        return sorted(name for name in found if any(matches(pattern, name) for pattern in self.include))
+
+    def resolve(self, context: SourceContext) -> LockedSource:
+        """Digest every included file. See `SourceSpec.resolve`."""
+        root, chosen = (context.folder / self.path).resolve(), self.present(context)
         check_distinct(chosen, self.label)
         digests = {name: context.store.digest(root / name) for name in chosen}
         listing = "".join(f"{digest.sha256}  {name}\n" for name, digest in digests.items())

@@ -15,7 +15,7 @@ from hubpub.corpus.corpus import Corpus
 from hubpub.corpus.prepare import prepare
 from hubpub.corpus.spec import CorpusSpec
 from hubpub.errors import MeasureError
-from hubpub.measure.clients.onnx_asr import ModelType, OnnxAsr
+from hubpub.measure.clients.onnx_asr import ModelType, OnnxAsr, _words
 from hubpub.measure.measurement import Measurement
 from hubpub.measure.metrics.disagreement import Disagreement
 from hubpub.measure.metrics.wer import Wer
@@ -177,3 +177,35 @@ def test_the_model_types_are_those_that_onnx_asr_loads_from_a_folder() -> None:
 def test_nonsense_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         client(**bad)
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "times", "expected"),
+    [
+        ("one two", [" one", " t", "wo"], [0.1, 0.5, 0.7], [("one", 5.1, 5.5), ("two", 5.5, 9)]),
+        ("one two", [" one t", "wo"], [0.1, 0.7], [("one", 5.1, 5.1), ("two", 5.1, 9)]),
+        ("one", [" one"], [99.0], [("one", 9, 9)]),  # a time beyond the window
+        ("one two", [" one", " three"], [0.1, 0.5], [("one two", 5, 9)]),  # tokens that spell something else
+        ("one two", None, None, [("one two", 5, 9)]),  # a model without times
+        ("", [], [], []),
+    ],
+)
+def test_words_have_the_times_of_their_tokens(
+    text: str, tokens: list[str] | None, times: list[float] | None, expected: list[tuple[str, float, float]]
+) -> None:
+    found = _words(text, tokens, times, 5.0, 9.0)
+    assert [(each.text, each.start, each.end) for each in found] == expected
+
+
+def test_times_of_words_are_not_asked_of_a_vad() -> None:
+    with pytest.raises(ValidationError, match="leave out word_times"):
+        OnnxAsr.model_validate(
+            {
+                "client": "onnx-asr",
+                "model": "whisper",
+                "word_times": True,
+                "segment": {"by": "vad", "model": "s/m.onnx"},
+            }
+        )
+    plain = OnnxAsr.model_validate({"client": "onnx-asr", "model": "whisper"})
+    assert "word_times" not in plain.model_dump(mode="json"), "runs that do not ask keep their keys"

@@ -79,6 +79,31 @@ def test_one_pass_over_long_audio_against_an_oracle_that_was_cut_into_short_piec
     assert found["section:60-120 s"].reference == "fp32"
 
 
+def test_how_much_further_one_run_departs_from_an_oracle_than_another() -> None:
+    corpus = fake_corpus([None], [120.0])
+    oracle = fake_run(corpus, ["a b c d e f"], name="oracle", pieces=[pieces("a b c", "d e f", seconds=60.0)])
+    fp32 = fake_run(corpus, ["a b x d e f"], name="fp32")
+    run = fake_run(corpus, ["a b c d y z"])
+    metric = Disagreement(metric="disagreement", strata=("section",))
+    figures = metric.compare(run, corpus, oracle, fp32)
+    assert {each.subset: round(each.value * each.n) for each in figures} == {
+        None: 1,
+        "section:0-60 s": -1,
+        "section:60-120 s": 2,
+    }
+    for figure in figures:
+        assert (figure.key, figure.against, figure.reference) == ("int8/disagreement", "fp32/disagreement", "oracle")
+        assert figure.low is not None
+        for each in (run, oracle, fp32):
+            assert each.job.artifacts.items() <= figure.artifacts.items()
+    gate = GateSpec(measure="int8/disagreement", against="fp32/disagreement", subset="section:*", max=0.1)
+    (verdict,) = judge([gate], figures, figures[0].artifacts)
+    assert not verdict.passed
+    assert "the upper end of its interval is above 0.1" in verdict.reason
+    made_up = fake_run(corpus, ["a"], name="made-up", synthetic=True)
+    assert all(each.synthetic for each in metric.compare(run, corpus, made_up, fp32))
+
+
 def test_transcripts_are_placed_by_the_segments_of_the_reference_run() -> None:
     corpus = fake_corpus(["one two three four five six"], [60.0])
     reference = fake_run(

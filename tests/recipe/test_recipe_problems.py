@@ -34,7 +34,7 @@ KEYS = [
      ("form: con", "files.sharded/model.onnx.form: unknown key; did you mean 'from'?")),
     ('version: "1.0"', 'versoin: "1.0"', ("package:\n", "sources.package.version: is missing"),
      ("versoin", "sources.package.versoin: unknown key; did you mean 'version'?")),
-    ("path: data,", "path: data, revision: main,", ("revision", "sources.weights.revision: unknown key; known here: include, license, path")),
+    ("path: data,", "path: data, revision: main,", ("revision", "sources.weights.revision: unknown key; known here: include, license, path, supply")),
     ("language: en, seg", "langage: en, seg", ("langage", "measure.fp32.via.langage: unknown key; did you mean 'language'?")),
     ("max_s: 28", "max_sec: 28", ("max_sec", "measure.fp32.via.segment.max_sec: unknown key; did you mean 'max_s'?")),
     ("features: whisper80", "featrues: whisper80", ("via: {client: onnxruntime", "measure.encoder.via.features: is missing"),
@@ -401,7 +401,7 @@ def test_sections_are_told_by_a_run_with_segments(tmp_path: Path) -> None:
     sections = changed("disagreement]", "{metric: disagreement, strata: [section]}]")
     assert not problems(tmp_path, sections)
     (line,) = problems(tmp_path, changed(", segment: {by: silence, max_s: 28}", "", sections))
-    said = "sections are told by segments, and 'fp32' takes each clip in one pass; give it a `segment`"
+    said = "sections are told by segments, and 'fp32' takes each clip in one pass; give it a `segment` or `word_times`"
     assert line.endswith(f"measure.sharded.metrics[1]: {said}")
     stitched = changed(
         "    clips:\n      - {audio: weights/c.wav",

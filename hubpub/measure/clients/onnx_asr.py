@@ -6,9 +6,9 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from hubpub.corpus.segment import Segmentation, SilenceWindows, VadSegments, Whole
 from hubpub.measure.clients.base import PROVIDERS, Client, Loaded, Output
@@ -52,9 +52,26 @@ class OnnxAsr(Client):
         default=None, pattern=r"^[a-z]{2,3}$", description="Spoken language (Whisper, Canary)."
     )
     segment: Segmentation = Field(default=Whole(), description="How long audio is cut.")
+    word_times: bool = Field(
+        default=False,
+        description="Also take the time of each word, where the model gives it, so that sections are told in one pass "
+        "too. Not with `by: vad`.",
+    )
     libraries: ClassVar[tuple[str, ...]] = ("onnx-asr", "onnxruntime", "numpy")
     modules: ClassVar[tuple[str, ...]] = ("onnx_asr", "onnxruntime")
     makes: ClassVar[tuple[Kind, ...]] = ("text",)
+
+    @model_validator(mode="after")
+    def _segments_have_times(self) -> Self:
+        if self.word_times and isinstance(self.segment, VadSegments):
+            raise ValueError("onnx-asr's segments have times of their own: leave out word_times")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_asked(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What earlier versions wrote: runs keep their keys."""
+        fields: dict[str, Any] = dump(self)
+        return {name: value for name, value in fields.items() if name != "word_times" or value}
 
     def describe(self) -> str:
         """What a reader of a figure must know, in one line."""
@@ -77,14 +94,19 @@ class OnnxAsr(Client):
         language: dict[str, Any] = {"language": self.language} if self.language else {}
         if isinstance(self.segment, VadSegments):
             return _WithVad(model, self.segment, files[self.segment.model], options, language)
-        return _Windowed(model, self.segment, language)
+        return _Windowed(model, self.segment, language, word_times=self.word_times)
 
 
 class _Windowed:
-    def __init__(self, model: Any, segment: Whole | SilenceWindows, language: dict[str, Any]) -> None:
+    def __init__(
+        self, model: Any, segment: Whole | SilenceWindows, language: dict[str, Any], *, word_times: bool
+    ) -> None:
         self._model, self._segment, self._language = model, segment, language
+        self._timed = model.with_timestamps() if word_times else None
 
     def run(self, samples: Samples) -> Output:
+        if self._timed is not None:
+            return self._with_words(samples)
         if isinstance(self._segment, Whole):
             return Output(segments=1, text=_join([self._model.recognize(samples, **self._language)]))
         pieces, at = [], 0
@@ -93,6 +115,37 @@ class _Windowed:
             pieces.append(Piece(start=at / RATE, end=(at + len(window)) / RATE, text=text.strip()))
             at += len(window)
         return _joined(pieces)
+
+    def _with_words(self, samples: Samples) -> Output:
+        assert self._timed is not None
+        pieces, windows, at = [], self._segment.windows(samples, RATE), 0
+        for window in windows:
+            found = self._timed.recognize(window, **self._language)
+            start, end = at / RATE, (at + len(window)) / RATE
+            pieces += _words(found.text, found.tokens, found.timestamps, start, end)
+            at += len(window)
+        return Output(segments=len(windows), text=_join([piece.text for piece in pieces]), pieces=tuple(pieces))
+
+
+def _words(
+    text: str, tokens: list[str] | None, timestamps: list[float] | None, start: float, end: float
+) -> list[Piece]:
+    """The words of a window from ``start`` to ``end``, each from its first token to that of the next.
+
+    One piece for all of it where the tokens do not tell: a model without times, or tokens that do not spell the text.
+    """
+    words = text.split()
+    if tokens is None or timestamps is None or "".join(tokens).split() != words:
+        return [Piece(start=start, end=end, text=" ".join(words))] if words else []
+    times: list[float] = []
+    between = True
+    for token, time in zip(tokens, timestamps, strict=True):
+        for char in token:
+            if not char.isspace() and between:
+                times.append(min(start + float(time), end))
+            between = char.isspace()
+    ends = [*times, end][1:]
+    return [Piece(start=at, end=to, text=word) for word, at, to in zip(words, times, ends, strict=True)]
 
 
 class _WithVad:

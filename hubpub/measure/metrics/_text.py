@@ -126,36 +126,28 @@ class ErrorRate(Metric):
             figures.append(figure)
         return figures
 
-
-class TranscriptErrorRate(ErrorRate):
-    """Against what was really said; clips without a transcript are left out."""
-
-    of_transcripts: ClassVar[bool] = True
-
-    def units(self, texts: Sequence[str | None]) -> int | None:
-        """Units of the transcripts."""
-        from hubpub.measure.edits import count_units
-
-        return sum(count_units(normalize(text, self.normalizer), self.unit) for text in texts if text is not None)
-
-    def _measure(self, run: RunResult, corpus: Corpus, against: RunResult | None) -> list[Measurement]:
-        known = [i for i, clip in enumerate(corpus.clips) if clip.text is not None]
-        clips = [corpus.clips[i] for i in known]
-        texts = [normalize(clip.text or "", self.normalizer) for clip in clips]
-        hypotheses = self._texts(run)
-        scores = self._score(texts, [hypotheses[i] for i in known])
-        parts = self._parts(clips, texts, known, against)
-        figures = self._rates(run, parts, scores)
-        if against is None:
-            return figures
-        other_hypotheses = self._texts(against)
-        others = self._score(texts, [other_hypotheses[i] for i in known])
+    def _paired(
+        self,
+        run: RunResult,
+        against: RunResult,
+        parts: Sequence[Part],
+        scores: Sequence[Edits],
+        others: Sequence[Edits],
+        reference: RunResult | None = None,
+    ) -> list[Measurement]:
+        """The difference of two runs on each part with any units but single clips."""
         wanted = [part for part in parts if part.subset is None or not part.subset.startswith("clip:")]
         counted = [part for part in wanted if any(score.units for score in part.cut(scores))]
-        return [*figures, *(self._delta(run, against, part, scores, others) for part in counted)]
+        return [self._delta(run, against, part, scores, others, reference) for part in counted]
 
     def _delta(
-        self, run: RunResult, against: RunResult, part: Part, scores: Sequence[Edits], others: Sequence[Edits]
+        self,
+        run: RunResult,
+        against: RunResult,
+        part: Part,
+        scores: Sequence[Edits],
+        others: Sequence[Edits],
+        reference: RunResult | None,
     ) -> Measurement:
         from hubpub.measure.stats import paired_rate_interval
 
@@ -182,4 +174,31 @@ class TranscriptErrorRate(ErrorRate):
             normalizer=self.normalizer,
             subset=part.subset,
             against=f"{against.job.run}/{self.metric}",
+            reference=None if reference is None else reference.job.run,
         )
+
+
+class TranscriptErrorRate(ErrorRate):
+    """Against what was really said; clips without a transcript are left out."""
+
+    of_transcripts: ClassVar[bool] = True
+
+    def units(self, texts: Sequence[str | None]) -> int | None:
+        """Units of the transcripts."""
+        from hubpub.measure.edits import count_units
+
+        return sum(count_units(normalize(text, self.normalizer), self.unit) for text in texts if text is not None)
+
+    def _measure(self, run: RunResult, corpus: Corpus, against: RunResult | None) -> list[Measurement]:
+        known = [i for i, clip in enumerate(corpus.clips) if clip.text is not None]
+        clips = [corpus.clips[i] for i in known]
+        texts = [normalize(clip.text or "", self.normalizer) for clip in clips]
+        hypotheses = self._texts(run)
+        scores = self._score(texts, [hypotheses[i] for i in known])
+        parts = self._parts(clips, texts, known, against)
+        figures = self._rates(run, parts, scores)
+        if against is None:
+            return figures
+        other_hypotheses = self._texts(against)
+        others = self._score(texts, [other_hypotheses[i] for i in known])
+        return [*figures, *self._paired(run, against, parts, scores, others)]

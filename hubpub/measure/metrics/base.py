@@ -58,6 +58,19 @@ class Metric(BaseModel):
             )
         return self._measure(run, corpus, against)
 
+    def compare(self, run: RunResult, corpus: Corpus, reference: RunResult, other: RunResult) -> list[Measurement]:
+        """Paired deltas of ``run`` to ``other``, both taken against ``reference``, of a metric that `needs_against`.
+
+        Raises:
+            MeasureError: they cannot be had from these runs.
+        """
+        for each in (run, reference, other):
+            self._check(each, corpus)
+        return self._compare(run, corpus, reference, other)
+
+    def _compare(self, run: RunResult, corpus: Corpus, reference: RunResult, other: RunResult) -> list[Measurement]:
+        return []
+
     def _measure(self, run: RunResult, corpus: Corpus, against: RunResult | None) -> list[Measurement]:
         raise NotImplementedError
 
