@@ -114,7 +114,7 @@ class Manifest(_Frozen):
     steps: dict[str, StepRecord]
     files: dict[str, FileRecord]
     records: dict[str, Digest]
-    """The recipe and what it needs, and the per-utterance results."""
+    """The recipe and what it needs, the per-utterance results, and plots."""
     corpora: dict[str, Corpus]
     runs: tuple[str, ...]
     """Names of the runs, in the order of the recipe."""

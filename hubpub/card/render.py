@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from hubpub.card.figures import cell, counted, duration, figure, number, size
+from hubpub.card.sensitivity import shown
 from hubpub.errors import ReleaseError
 from hubpub.manifest import Manifest
 
@@ -41,6 +42,7 @@ def render_card(manifest: Manifest, card: Mapping[str, Any], template: Path) -> 
     facts = {"manifest": data, "runs": _runs(manifest), "measured": _lookup(manifest), "verdicts": _verdicts(manifest)}
     machines = (each.machine for each in manifest.all_measurements())
     facts["machines"] = list(dict.fromkeys(f"{each.cpu}, {each.cores} cores, {each.system}" for each in machines))
+    facts["searches"] = shown({name: step.facts for name, step in manifest.steps.items()})
     facts["origins"] = {path: _origin(manifest, path) for path in manifest.files}
     place: str | Path = PROSE
     try:
