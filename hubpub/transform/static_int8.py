@@ -70,7 +70,8 @@ class StaticInt8(Calibrated):
     ) -> Facts:
         """Write ``target`` and, if external, its data file.
 
-        Preconditions: opset 13 or later, float32, no training graph, not quantized yet. Postconditions, checked: the
+        Preconditions: opset 13 or later, floats of one type (float16 and bfloat16 are widened to
+        float32 first), no training graph, not quantized yet. Postconditions, checked: the
         graph passes ONNX's checker if the source does; the written file opens and has the planned tensors;
         onnxruntime loads it, if it loads the source.
 
