@@ -194,7 +194,7 @@ class Manifest(_Frozen):
     steps: dict[str, StepRecord]
     files: dict[str, FileRecord]
     records: dict[str, Digest]
-    """The recipe and what it needs, and the per-utterance results."""
+    """The recipe and what it needs, the per-utterance results, and plots."""
     choices: tuple[ChoiceRecord, ...] = ()
     """Ladders and rosters, in the order in which they were decided."""
     corpora: dict[str, Corpus]

@@ -22,6 +22,7 @@ from hubpub.build.task import Task, distribution_version
 from hubpub.build.tasks import MEASUREMENTS, OBSERVED, CalibratedTask, ClientTask, CorpusTask, MetricsTask, marked
 from hubpub.card import render_card
 from hubpub.card.render import PROSE
+from hubpub.card.sensitivity import plots
 from hubpub.corpus.corpus import INDEX, Corpus
 from hubpub.errors import GateError, ReleaseError
 from hubpub.gate import Verdict, judge
@@ -173,6 +174,10 @@ def assemble(
     for path, content in rebuild.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / path, content)
+        records[path] = _digest(store, folder / path)
+    for path, svg in plots({name: each.result.facts for name, each in done.items()}).items():
+        (folder / path).parent.mkdir(exist_ok=True)
+        write_atomic(folder / path, svg.encode())
         records[path] = _digest(store, folder / path)
     timings: dict[str, Digest] = {}
     for step, each in done.items():

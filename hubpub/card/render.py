@@ -11,6 +11,7 @@ import yaml
 from hubpub.card.figures import cell, counted, duration, figure, number, size
 from hubpub.card.parts import by_part
 from hubpub.card.tables import choices, side_by_side
+from hubpub.card.sensitivity import shown
 from hubpub.errors import ReleaseError
 from hubpub.manifest import Manifest
 
@@ -44,6 +45,7 @@ def render_card(manifest: Manifest, card: Mapping[str, Any], template: Path) -> 
     machines = (each.machine for each in manifest.all_measurements())
     facts["machines"] = list(dict.fromkeys(f"{each.cpu}, {each.cores} cores, {each.system}" for each in machines))
     facts |= {"comparisons": side_by_side(manifest), "choices": choices(manifest), "parts": by_part(manifest)}
+    facts["searches"] = shown({name: step.facts for name, step in manifest.steps.items()})
     facts["origins"] = {path: _origin(manifest, path) for path in manifest.files}
     place: str | Path = PROSE
     try:

@@ -69,7 +69,7 @@ def rewrite_file(
     Returns:
         ``layers``, ``not_integer`` (weight, reason, bytes of what stays float), ``skipped`` and ``small`` (see
         `hubpub.transform._ledger`), ``bytes_in``, ``bytes_out``, ``fused`` (see `fused_facts`), and those of
-        ``rewrite``.
+        ``rewrite``; of a float16 or bfloat16 model also ``widened`` (see `hubpub.transform._widen`).
 
     Raises:
         OnnxFileError: the model is not sound, or cannot be written.
@@ -78,6 +78,7 @@ def rewrite_file(
     from hubpub.onnxfile import OnnxFile
     from hubpub.transform._scratch import Scratch
     from hubpub.transform._weights import Weights
+    from hubpub.transform._widen import is_narrow, widen
     from hubpub.transform.fp16 import bring_in_small, tensor_bytes, unsound
 
     where = model.name
@@ -88,7 +89,10 @@ def rewrite_file(
     with Scratch(target) as scratch:
         weights = Weights(file, scratch, where)
         weights.refuse_quantized()
-        refuse_narrow(weights)
+        widened = None
+        if is_narrow(file):
+            widened = widen(file, scratch, where)
+            weights = Weights(file, scratch, where)
         ledger, integers, facts = rewrite(weights, scratch)
         sizes = [weights.nbytes(constant) for constant in ledger.reasons]
         weights.drop_unused()
@@ -106,26 +110,11 @@ def rewrite_file(
         "skipped": left["skipped"],
         "small": left["small"],
         **facts,
+        **({"widened": widened} if widened else {}),
         "bytes_in": bytes_in,
         "bytes_out": bytes_out,
         "fused": fused_facts(model, target, integers) if plan.report_runtime else None,
     }
-
-
-def refuse_narrow(weights: Weights) -> None:
-    """Refuse a model whose weights are float16 or bfloat16 already.
-
-    Raises:
-        StepError: it has some.
-    """
-    names = {10: "float16", 16: "bfloat16"}
-    for constant in weights.constants():
-        if constant.tensor.data_type in names and constant.size > 1:
-            raise StepError(
-                f"holds {names[constant.tensor.data_type]} ({constant.name!r})",
-                where=weights.where,
-                fix="start from the float32 model",
-            )
 
 
 def nothing_to_do(ledger: Ledger, weights: Weights) -> StepError:

@@ -22,6 +22,7 @@ from hubpub.transform._qdq import QdqWriter, check_opset, replace_product
 from hubpub.transform._smooth import Half, Smoothing
 from hubpub.transform.calibration.observe import Observations, observe
 from hubpub.transform.calibration.probes import Extremes, Rows, Tail
+from hubpub.transform.exclude import named
 
 if TYPE_CHECKING:
     from hubpub.transform._weights import Weights
@@ -53,9 +54,10 @@ class SmoothQuant:
         target: Path,
         resume: Path | None,
         progress: Progress,
+        shared: tuple[str, ...] | None,
     ) -> None:
         self._weights, self._params, self._windows = weights, params, windows
-        self._target, self._resume = target, resume
+        self._target, self._resume, self._shared = target, resume, shared
         self._progress = window_progress(weights, len(windows) * (1 if params.ranges == "minmax" else 2), progress)
         self._ledger = Ledger()
         self._split = max(len(windows) * 3 // 4, 1)
@@ -65,7 +67,7 @@ class SmoothQuant:
         """Calibrate, choose, fold and rewrite."""
         params, weights = self._params, self._weights
         check_opset(weights)
-        layers = find_layers(weights, self._ledger, params.exclude, params.min_elements)
+        layers = find_layers(weights, self._ledger, named(params.exclude), params.min_elements)
         if not layers:
             raise nothing_to_do(self._ledger, weights)
         groups = group(layers)
@@ -92,6 +94,9 @@ class SmoothQuant:
         if (loaded := _load(kept, identity.hexdigest(), len(groups))) is not None:
             return loaded
         inputs = {name: g.width for g in groups for name in g.inputs}
+        if self._shared is not None:
+            everything = find_layers(self._weights, Ledger(), self._shared, self._params.min_elements)
+            inputs = {layer.input: layer.width for layer in everything}
         searched = self._params.alpha == "search"
         budget = max(_ROW_BYTES, int(_ROW_SHARE * sum(self._weights.nbytes(c) for c in self._weights.constants())))
         total = min(_ROWS if searched else _ROWS_TO_REPORT, budget // (4 * sum(inputs.values())))
@@ -112,8 +117,9 @@ class SmoothQuant:
             counts = {name: int(seen[probe]["count"]) for name, probe in extremes.items()}
             chosen = self._percentiles(groups, chosen, counts, folder)
         _save(kept, identity.hexdigest(), chosen)
-        for path in folder.glob("pass?/rows.bin"):
-            path.unlink()
+        if self._shared is None:
+            for path in folder.glob("pass?/rows.bin"):
+                path.unlink()
         return chosen
 
     def _choose_one(

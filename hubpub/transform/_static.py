@@ -17,6 +17,7 @@ from hubpub.transform._qdq import QdqWriter, check_opset, readers_of, replace_pr
 from hubpub.transform._smooth import grid_of
 from hubpub.transform._weights import FLOAT, Use, Weights, excluded, has_input
 from hubpub.transform.calibration import Range, Ranges, calibrate
+from hubpub.transform.exclude import named
 
 if TYPE_CHECKING:
     import onnx
@@ -72,9 +73,10 @@ class Static:
         target: Path,
         resume: Path | None,
         progress: Progress,
+        shared: tuple[str, ...] | None,
     ) -> None:
         self._weights, self._params, self._windows = weights, params, windows
-        self._target, self._resume = target, resume
+        self._target, self._resume, self._shared = target, resume, shared
         self._progress = window_progress(weights, len(windows) * (1 if params.method == "minmax" else 2), progress)
         self._ledger = Ledger()
         self._readers = readers_of(weights)
@@ -85,16 +87,12 @@ class Static:
         """Calibrate and rewrite."""
         params, weights = self._params, self._weights
         check_opset(weights)
-        layers = [
-            layer
-            for layer in find_layers(weights, self._ledger, params.exclude, params.min_elements)
-            if layer.use.node.op_type in params.op_types
-        ]
-        convolutions = self._find_convolutions()
+        layers, convolutions = self._find(self._ledger, named(params.exclude))
         if not layers and not convolutions:
             raise nothing_to_do(self._ledger, weights)
-        values = [layer.input for layer in layers]
-        values += [name for conv in convolutions for name in (conv.input, conv.output)]
+        calibrated = (layers, convolutions) if self._shared is None else self._find(Ledger(), self._shared)
+        values = [layer.input for layer in calibrated[0]]
+        values += [name for conv in calibrated[1] for name in (conv.input, conv.output)]
         with state_folder(self._resume, self._target) as folder:
             ranges = calibrate(
                 weights.file,
@@ -118,21 +116,26 @@ class Static:
 
     # ------------------------------------------------------------------------------------------------- choosing
 
-    def _find_convolutions(self) -> list[Convolution]:
+    def _find(self, ledger: Ledger, exclude: tuple[str, ...]) -> tuple[list[Layer], list[Convolution]]:
+        layers = find_layers(self._weights, ledger, exclude, self._params.min_elements)
+        wanted = [layer for layer in layers if layer.use.node.op_type in self._params.op_types]
+        return wanted, self._find_convolutions(ledger, exclude)
+
+    def _find_convolutions(self, ledger: Ledger, exclude: tuple[str, ...]) -> list[Convolution]:
         found = []
         for use in self._weights.uses():
             if use.node.op_type not in ("Conv", "ConvTranspose") or use.position != 1:
                 continue
             if use.constant.size < self._params.min_elements or use.node.op_type not in self._params.op_types:
                 continue
-            if reason := self._why_not(use):
-                self._ledger.skip(use.constant, reason)
+            if reason := self._why_not(use, exclude):
+                ledger.skip(use.constant, reason)
                 continue
             bias = self._weights.use(use.scope, use.index, 2) if has_input(use.node, 2) else None
             found.append(Convolution(use, use.node.input[0], self._result(use), bias))
         return found
 
-    def _why_not(self, use: Use) -> str:
+    def _why_not(self, use: Use, exclude: tuple[str, ...]) -> str:
         if use.scope.parent is not None:
             return "inside a subgraph (If, Loop or Scan), where nothing is calibrated"
         if use.constant.overridable:
@@ -141,7 +144,7 @@ class Static:
             return "not float32"
         if use.transposed:
             return f"transposed for a {use.node.op_type}"
-        if glob := excluded((use.node.name, use.constant.name), self._params.exclude):
+        if glob := excluded((use.node.name, use.constant.name), exclude):
             return f"excluded by {glob!r}"
         bias = self._weights.use(use.scope, use.index, 2) if has_input(use.node, 2) else None
         if has_input(use.node, 2) and (bias is None or bias.constant.tensor.data_type != FLOAT):

@@ -13,14 +13,16 @@ up only roughly, so the list is a heuristic; what is returned is measured, not p
 from __future__ import annotations
 
 import glob
+import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-from xml.sax.saxutils import escape
 
 from hubpub.errors import StepError
+from hubpub.store import write_atomic
 from hubpub.transform._runtime import one_line, open_session
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ class Scan:
                 {
                     "layer": row.layer.name,
                     "op": row.layer.op,
+                    "weights": list(row.layer.weights),
                     "snr_db": round(row.snr_db, 2),
                     "bytes_saved": row.layer.bytes_saved,
                 }
@@ -124,6 +127,8 @@ class Bench:
         windows: inputs, at least one.
         folder: a folder of the caller's, for one model at a time.
         threads: of onnxruntime; 0 = as many as it likes.
+        memory: a file that outlives an interrupted search: what it holds is not measured again. The caller sees to it
+            that it belongs to the same model, windows and function.
     """
 
     model: Path
@@ -131,15 +136,39 @@ class Bench:
     windows: Sequence[Window]
     folder: Path
     threads: int = 0
+    memory: Path | None = None
+    _known: dict[frozenset[str], float] = field(default_factory=dict, repr=False)
     _reference: list[list[Array]] = field(default_factory=list, repr=False)
     _signal: list[float] = field(default_factory=list, repr=False)
 
+    @property
+    def models(self) -> int:
+        """How many models were asked for, those of an interrupted search too."""
+        return len(self._known)
+
     def noise(self, layers: frozenset[str]) -> float:
-        """Relative error power of the outputs with ``layers`` quantized.
+        """Relative error power of the outputs with ``layers`` quantized; the same is measured once.
 
         Raises:
             StepError: the outputs are not comparable: other shapes, none of floats, NaN or infinity.
         """
+        if layers not in self._known:
+            kept = self._remembered()
+            key = hashlib.sha256("\n".join(sorted(layers)).encode()).hexdigest()
+            if key not in kept:
+                kept[key] = self._measure(layers)
+                if self.memory is not None:
+                    write_atomic(self.memory, json.dumps(kept, sort_keys=True).encode())
+            self._known[layers] = kept[key]
+        return self._known[layers]
+
+    def _remembered(self) -> dict[str, float]:
+        if self.memory is None or not self.memory.exists():
+            return {}
+        found: dict[str, float] = json.loads(self.memory.read_bytes())
+        return found
+
+    def _measure(self, layers: frozenset[str]) -> float:
         import numpy as np
 
         self._refer()
@@ -208,7 +237,7 @@ def exclude_until(
     """Leave out the worst layers until a budget is met; exactly one budget is given.
 
     Args:
-        bench: where the models run.
+        bench: where the models run; that of the scan, or one that quantizes more besides.
         scanned: from `scan`.
         min_snr_db: leave out as few as give the outputs at least this SNR.
         max_bytes_given_up: leave out as many as, together, would have saved at most so many bytes.
@@ -219,15 +248,11 @@ def exclude_until(
     if (min_snr_db is None) == (max_bytes_given_up is None):
         raise ValueError("give one budget")
     ranked = [row.layer for row in sorted(scanned.rows, key=_worth)]
-    evaluations = 0
+    before = bench.models
 
     def measure(excluded: Sequence[Layer]) -> float:
-        nonlocal evaluations
         left = frozenset(layer.name for layer in ranked) - {layer.name for layer in excluded}
-        if not excluded or not left:
-            return scanned.together_db if left else NO_ERROR_DB
-        evaluations += 1
-        return to_db(bench.noise(left))
+        return to_db(bench.noise(left)) if left else NO_ERROR_DB
 
     if min_snr_db is None:
         excluded: list[Layer] = []
@@ -252,7 +277,7 @@ def exclude_until(
                 fix="lower it, or choose another method",
             )
     saved = sum(layer.bytes_saved for layer in ranked) - sum(layer.bytes_saved for layer in excluded)
-    return Choice(tuple(excluded), snr, saved, evaluations)
+    return Choice(tuple(excluded), snr, saved, bench.models - before)
 
 
 def to_db(noise: float) -> float:
@@ -307,48 +332,6 @@ def by_exclusion(step: Step, model: Path, layers: Sequence[Layer]) -> Quantize:
         step.model_copy(update=update).apply(model, target, lambda _: None)
 
     return quantize
-
-
-# -------------------------------------------------------------------------------------------------- table and plot
-
-
-def table(scanned: Scan) -> str:
-    """Markdown: layer, operation, SNR with it alone quantized, bytes that it saves; worst first."""
-    lines = ["| layer | op | SNR, dB | bytes saved |", "|---|---|---:|---:|"]
-    for row in scanned.rows:
-        name = row.layer.name.replace("|", "\\|")
-        lines.append(f"| {name} | {row.layer.op} | {row.snr_db:.2f} | {row.layer.bytes_saved:,} |")
-    lines.append(f"| all together | | {scanned.together_db:.2f} | {sum(r.layer.bytes_saved for r in scanned.rows):,} |")
-    return "\n".join(lines) + "\n"
-
-
-def plot(scanned: Scan, most: int = 40) -> str:
-    """An SVG of the worst layers: a bar's length is the noise that the layer adds, dB over the best one shown."""
-    rows = scanned.rows[:most]
-    levels = [-row.snr_db for row in rows]
-    floor, width, left, height = min(levels) - 3, 360, 330, 18
-    span = max(max(levels) - floor, 1)
-    title = (
-        f"Output noise with one layer quantized, {len(rows)} of {len(scanned.rows)} layers, {scanned.windows} windows"
-    )
-    total = 46 + height * len(rows)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 90}" height="{total}" '
-        'font-family="sans-serif" font-size="11">',
-        f'<rect width="100%" height="{total}" fill="#fff"/>',
-        f'<text x="10" y="18" font-size="13">{escape(title)}</text>',
-        f'<text x="10" y="34" fill="#666">SNR in dB at the bars; all together {scanned.together_db:.1f} dB</text>',
-    ]
-    for number, (row, level) in enumerate(zip(rows, levels, strict=True)):
-        y = 42 + height * number
-        name = row.layer.name if len(row.layer.name) <= 48 else f"…{row.layer.name[-47:]}"
-        length = width * (level - floor) / span
-        parts += [
-            f'<text x="{left - 6}" y="{y + 12}" text-anchor="end">{escape(name)}</text>',
-            f'<rect x="{left}" y="{y + 2}" width="{length:.1f}" height="{height - 5}" fill="#4269d0"/>',
-            f'<text x="{left + length + 5:.1f}" y="{y + 12}">{row.snr_db:.1f}</text>',
-        ]
-    return "\n".join([*parts, "</svg>"]) + "\n"
 
 
 # ---------------------------------------------------------------------------------------------------------- sessions

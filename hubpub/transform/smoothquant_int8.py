@@ -12,9 +12,9 @@ Origin: SmoothQuant (Xiao et al., 2022, arXiv:2211.10438); `hubpub.transform._sm
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hubpub.transform._integers import (
     REPORT_HELP,
@@ -27,9 +27,8 @@ from hubpub.transform._integers import (
     rewrite_file,
 )
 from hubpub.transform.base import Calibrated, Facts, Progress, Windows
+from hubpub.transform.exclude import EXCLUDE_HELP, AutoExclude, Exclude, named
 from hubpub.transform.layout import LAYOUT_HELP, Layout
-
-EXCLUDE_HELP = "Globs ('*/fc2', 'conv?.weight'); a layer stays float32 where one matches its name or its weight's."
 
 
 class SmoothQuantInt8(Calibrated):
@@ -66,7 +65,7 @@ class SmoothQuantInt8(Calibrated):
     target: Target = Field(default="x86", description=TARGET_HELP)
     store_others: StoreOthers = Field(default="int8", description=STORE_HELP)
     store_fp16: tuple[str, ...] = Field(default=(), description=STORE_FP16_HELP)
-    exclude: tuple[str, ...] = Field(default=(), description=EXCLUDE_HELP)
+    exclude: Exclude = Field(default=(), description=EXCLUDE_HELP)
     min_elements: int = Field(default=1024, ge=1, description="Weights of fewer elements stay as they are.")
     output: Literal["int8", "smoothed_fp32"] = Field(
         default="int8",
@@ -75,12 +74,19 @@ class SmoothQuantInt8(Calibrated):
     threads: int = Field(default=0, ge=0, description="Of the calibration, 0 = all cores. The result is the same.")
     report_runtime: bool = Field(default=True, description=REPORT_HELP)
 
+    @model_validator(mode="after")
+    def _search_quantizes(self) -> Self:
+        if isinstance(self.exclude, AutoExclude) and self.output != "int8":
+            raise ValueError("exclude: {auto: …} goes with output: int8")
+        return self
+
     def apply_calibrated(
         self, model: Path, target: Path, windows: Windows, resume: Path | None, progress: Progress
     ) -> Facts:
         """Write ``target`` and, if external, its data file.
 
-        Preconditions: opset 13 or later, float32, no training graph, not quantized yet. Postconditions, checked: the
+        Preconditions: opset 13 or later, floats of one type (float16 and bfloat16 are widened to
+        float32 first), no training graph, not quantized yet. Postconditions, checked: the
         graph passes ONNX's checker if the source does; the written file opens and has the planned tensors;
         onnxruntime loads it, if it loads the source. Memory: that of inference on one window, then that of the
         largest group of layers that share an input.
@@ -88,21 +94,49 @@ class SmoothQuantInt8(Calibrated):
         Returns:
             What `hubpub.transform._integers.rewrite_file` says, of each layer also ``alpha``, ``floor``, ``margin``,
             ``folded_into``, ``output_snr_db`` (on sampled rows), ``columns_rescaled`` (see ``target``),
-            ``mean_corrected``; and ``calibration`` (windows, groups).
+            ``mean_corrected``; and ``calibration`` (windows, groups). With ``exclude: {auto: …}`` also ``sensitivity``,
+            see `hubpub.transform._auto_exclude`.
 
         Raises:
             OnnxFileError: the model is not sound, or cannot be written.
             StepError: nothing of it can be quantized, it is of a kind that cannot be, or a window does not fit it.
         """
+        if isinstance(self.exclude, AutoExclude):
+            from hubpub.transform._auto_exclude import leave_out_worst
+
+            return leave_out_worst(self, self.exclude, self.threads, model, target, windows, resume, progress)
+        return self.quantize(model, target, windows, resume, progress)
+
+    def quantize(
+        self,
+        model: Path,
+        target: Path,
+        windows: Windows,
+        resume: Path | None,
+        progress: Progress,
+        *,
+        shared: tuple[str, ...] | None = None,
+    ) -> Facts:
+        """As `apply_calibrated`, without the search for layers to exclude.
+
+        Args:
+            model: to read.
+            target: to write.
+            windows: calibration input.
+            resume: a folder for state, or None.
+            progress: told of bytes.
+            shared: globs; all layers but these are calibrated, whatever ``exclude`` says, and the state in ``resume``
+                is left whole, so that steps that exclude more can share it.
+        """
         from hubpub.transform._smoothing import SmoothQuant
 
         store_others = self.store_others if self.output == "int8" else "fp32"
         store_fp16 = self.store_fp16 if self.output == "int8" else ()
-        plan = Plan(self.layout, store_others, store_fp16, self.exclude, self.min_elements, self.report_runtime)
+        plan = Plan(self.layout, store_others, store_fp16, named(self.exclude), self.min_elements, self.report_runtime)
         return rewrite_file(
             plan,
             model,
             target,
             progress,
-            lambda weights, _: SmoothQuant(weights, self, windows, target, resume, progress).run(),
+            lambda weights, _: SmoothQuant(weights, self, windows, target, resume, progress, shared).run(),
         )

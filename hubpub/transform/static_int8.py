@@ -26,8 +26,8 @@ from hubpub.transform._integers import (
     rewrite_file,
 )
 from hubpub.transform.base import Calibrated, Facts, Progress, Windows
+from hubpub.transform.exclude import EXCLUDE_HELP, AutoExclude, Exclude, named
 from hubpub.transform.layout import LAYOUT_HELP, Layout
-from hubpub.transform.smoothquant_int8 import EXCLUDE_HELP
 
 StaticOp = Literal["MatMul", "Gemm", "Conv", "ConvTranspose"]
 
@@ -60,7 +60,7 @@ class StaticInt8(Calibrated):
     target: Target = Field(default="x86", description=TARGET_HELP)
     store_others: StoreOthers = Field(default="int8", description=STORE_HELP)
     store_fp16: tuple[str, ...] = Field(default=(), description=STORE_FP16_HELP)
-    exclude: tuple[str, ...] = Field(default=(), description=EXCLUDE_HELP)
+    exclude: Exclude = Field(default=(), description=EXCLUDE_HELP)
     min_elements: int = Field(default=1024, ge=1, description="Weights of fewer elements stay as they are.")
     threads: int = Field(default=0, ge=0, description="Of the calibration, 0 = all cores. The result is the same.")
     report_runtime: bool = Field(default=True, description=REPORT_HELP)
@@ -70,27 +70,56 @@ class StaticInt8(Calibrated):
     ) -> Facts:
         """Write ``target`` and, if external, its data file.
 
-        Preconditions: opset 13 or later, float32, no training graph, not quantized yet. Postconditions, checked: the
+        Preconditions: opset 13 or later, floats of one type (float16 and bfloat16 are widened to
+        float32 first), no training graph, not quantized yet. Postconditions, checked: the
         graph passes ONNX's checker if the source does; the written file opens and has the planned tensors;
         onnxruntime loads it, if it loads the source.
 
         Returns:
             What `hubpub.transform._integers.rewrite_file` says, of each layer also ``input_low``, ``input_high`` and
-            ``columns_rescaled``; and ``calibration`` (windows, values, method).
+            ``columns_rescaled``; and ``calibration`` (windows, values, method). With ``exclude: {auto: …}`` also
+            ``sensitivity``, see `hubpub.transform._auto_exclude`.
 
         Raises:
             OnnxFileError: the model is not sound, or cannot be written.
             StepError: nothing of it can be quantized, it is of a kind that cannot be, or a window does not fit it.
         """
+        if isinstance(self.exclude, AutoExclude):
+            from hubpub.transform._auto_exclude import leave_out_worst
+
+            return leave_out_worst(self, self.exclude, self.threads, model, target, windows, resume, progress)
+        return self.quantize(model, target, windows, resume, progress)
+
+    def quantize(
+        self,
+        model: Path,
+        target: Path,
+        windows: Windows,
+        resume: Path | None,
+        progress: Progress,
+        *,
+        shared: tuple[str, ...] | None = None,
+    ) -> Facts:
+        """As `apply_calibrated`, without the search for layers to exclude.
+
+        Args:
+            model: to read.
+            target: to write.
+            windows: calibration input.
+            resume: a folder for state, or None.
+            progress: told of bytes.
+            shared: globs; all layers but these are calibrated, whatever ``exclude`` says, and the state in ``resume``
+                is left whole, so that steps that exclude more can share it.
+        """
         from hubpub.transform._static import Static
 
         plan = Plan(
-            self.layout, self.store_others, self.store_fp16, self.exclude, self.min_elements, self.report_runtime
+            self.layout, self.store_others, self.store_fp16, named(self.exclude), self.min_elements, self.report_runtime
         )
         return rewrite_file(
             plan,
             model,
             target,
             progress,
-            lambda weights, _: Static(weights, self, windows, target, resume, progress).run(),
+            lambda weights, _: Static(weights, self, windows, target, resume, progress, shared).run(),
         )

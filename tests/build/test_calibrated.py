@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from toy import Project, make_project, write_clip
 
+from hubpub.build.release import verify_release
+from hubpub.card import sensitivity
 from hubpub.errors import RecipeError, StepError
 from hubpub.manifest import Manifest
 
@@ -48,6 +50,21 @@ def test_it_is_calibrated_on_its_corpus(tmp_path: Path) -> None:
     assert manifest.files[INT8].size < manifest.files["model.onnx"].size / 2
     assert manifest.provisional == ()
     assert not list((tmp_path / "store" / "downloads").glob("step-*"))  # nothing is left of the calibration
+
+
+def test_a_search_for_layers_to_exclude_is_shown_in_the_card(tmp_path: Path) -> None:
+    project = with_int8(tmp_path / "project", exclude={"auto": {"max_size": 0.6}}, min_elements=16)
+    built = project.build(tmp_path / "store")
+    release = project.folder / "dist" / "toy"
+    found = built.manifest.steps[f"files/{INT8}#1"].facts["sensitivity"]
+    plot = f"plots/{INT8}.sensitivity.svg"
+    assert plot in built.manifest.records
+    assert (release / plot).read_text() == sensitivity.plot(found)
+    card = (release / "README.md").read_text()
+    assert f"]({plot})" in card
+    assert sensitivity.table(found) in card
+    assert len(found["layers"]) == 2
+    assert verify_release(release).digest == built.manifest.digest
 
 
 def test_other_audio_is_another_step(tmp_path: Path) -> None:
@@ -100,3 +117,12 @@ def test_a_model_that_audio_cannot_fill(tmp_path: Path) -> None:
     with pytest.raises(StepError) as caught:
         project.build(tmp_path / "store")
     assert str(caught.value).startswith(f"{project.path}:{project.line_of('transform: static_int8')}:")
+
+
+def test_a_search_without_a_budget_says_what_it_lacks(tmp_path: Path) -> None:
+    project = with_int8(tmp_path / "project", exclude="auto")
+    with pytest.raises(RecipeError) as caught:
+        project.build(tmp_path / "store")
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"{project.path}:{project.line_of('exclude: auto')}:")
+    assert "{auto: {min_snr_db: 30}}" in line

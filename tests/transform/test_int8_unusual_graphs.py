@@ -185,18 +185,6 @@ def test_opsets(tmp_path: Path, opset: int) -> None:
     assert facts["fused"]["layers"] == 2
 
 
-@pytest.mark.parametrize(("element", "name"), [(np.float16, "float16"), ("bfloat16", "bfloat16")])
-def test_narrow_floats_are_refused(tmp_path: Path, element: Any, name: str) -> None:
-    import ml_dtypes
-
-    model = graph("g (float[n, 16] x) => (float[n, 16] y) { y = MatMul (x, w) }", w=matrix(16, 16))
-    dtype = ml_dtypes.bfloat16 if element == "bfloat16" else element
-    model.graph.initializer.append(numpy_helper.from_array(np.ones((4, 4), dtype), "narrow"))
-    for step in (SmoothQuantInt8(**SMALL), StaticInt8(**SMALL)):
-        with pytest.raises(StepError, match=rf"holds {name} \('narrow'\)"):
-            apply(step, model, tmp_path, Inputs(9, 16))
-
-
 def test_weights_that_are_not_finite_stay_and_dead_channels_do_no_harm(tmp_path: Path) -> None:
     text = "g (float[n, 16] x) => (float[n, 16] y) { d = Mul (x, z)  a = MatMul (d, w)  y = MatMul (a, v) }"
     dead, lame = matrix(16, 16), matrix(16, 16, 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,7 @@ from hubpub.transform.sensitivity import (
     by_exclusion,
     exclude_until,
     layers_of,
-    plot,
     scan,
-    table,
     to_db,
 )
 from hubpub.transform.weight_only import WeightOnly
@@ -123,10 +120,11 @@ def test_a_budget_on_error_excludes_as_few_as_needed(bench: Bench, layers: list[
 def test_a_budget_on_size_excludes_as_many_as_fit(bench: Bench, layers: list[Layer]) -> None:
     scanned = scan(bench, layers)
     one = layers[0].bytes_saved
-    for budget, excluded in ((one - 1, 0), (one, 1), (2 * one, 2), (10 * one, 2)):
+    # With two excluded one is quantized alone, which the scan has measured.
+    for budget, excluded, evaluations in ((one - 1, 0, 0), (one, 1, 1), (2 * one, 2, 0), (10 * one, 2, 0)):
         choice = exclude_until(bench, scanned, max_bytes_given_up=budget)
         assert len(choice.excluded) == excluded
-        assert choice.evaluations == bool(excluded)
+        assert choice.evaluations == evaluations
         assert choice.bytes_saved == (3 - excluded) * one
     assert choice.excluded[0].name == "w0"
 
@@ -181,21 +179,3 @@ def test_what_cannot_be_measured_is_one_error(text: str, windows: Any, what: str
     path.write_bytes(graph(text, **weights).SerializeToString())
     with pytest.raises(StepError, match=what):
         Bench(path, lambda _, __: None, windows, tmp_path).noise(frozenset({"w0"}))
-
-
-def test_table_and_plot() -> None:
-    rows = tuple(Row(Layer(f"/enc/<{n}>|{'x' * 60}", "MatMul", 1000 * n), 10.0 ** -(n + 1)) for n in range(50))
-    scanned = Scan(rows, 9.5, 4)
-    lines = table(scanned).splitlines()
-    assert len(lines) == 53
-    assert lines[2] == f"| /enc/<0>\\|{'x' * 60} | MatMul | 10.00 | 0 |"
-    assert lines[-1] == "| all together | | 9.50 | 1,225,000 |"
-    svg = plot(scanned)
-    root = ET.fromstring(svg)
-    bars = [float(element.get("width", "")) for element in root.iter() if element.get("fill") == "#4269d0"]
-    assert len(bars) == 40
-    assert bars == sorted(bars, reverse=True)
-    assert min(bars) > 0
-    assert "40 of 50 layers, 4 windows" in svg
-    assert svg == plot(scanned)
-    assert "all together 9.5 dB" in svg
