@@ -144,11 +144,11 @@ def _run_all(
         try:
             done = run_tasks(made.preparation, made.sources, store, reporter, known, ran)
             if known:
-                _bring(read_in_release(done), known)
+                _bring(read_in_release(made, done, store), known)
             _refuse_impossible_gates(made, done, store)
             done |= run_tasks(made.work, _with_results(made, done), store, reporter, known, ran, jobs)
             if known:
-                _bring(_read_in_the_end(made, done), known)
+                _bring(_read_in_the_end(made, done, store), known)
                 known.keep(done.values())
                 fetched += known.bytes_fetched
             return done, fetched
@@ -162,9 +162,9 @@ def _bring(outputs: Iterable[tuple[str, FileDigest]], known: PublishedRelease) -
         known.bring(step, digest)
 
 
-def _read_in_the_end(made: Plan, done: Mapping[str, Done]) -> Iterator[tuple[str, FileDigest]]:
+def _read_in_the_end(made: Plan, done: Mapping[str, Done], store: Store) -> Iterator[tuple[str, FileDigest]]:
     """Every output that the release is assembled from or that its clients are given, with its step."""
-    yield from read_in_release(done)
+    yield from read_in_release(made, done, store)
     for file in release_files(made, done).values():
         yield file.made_by, file.digest
     for run in made.runs:
