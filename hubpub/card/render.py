@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from hubpub.card.figures import cell, counted, duration, figure, number, size
+from hubpub.card.listen import listen
 from hubpub.errors import ReleaseError
 from hubpub.manifest import Manifest
 
@@ -23,7 +24,7 @@ def render_card(manifest: Manifest, card: Mapping[str, Any], template: Path) -> 
     Args:
         manifest: the release.
         card: what the recipe says under ``card``.
-        template: a Jinja template; it sees ``manifest``, ``card`` and ``runs`` as plain data.
+        template: a Jinja template; it sees ``manifest``, ``card``, ``runs``, ``listen`` and others as plain data.
 
     Raises:
         ReleaseError: the template is not valid, or names something that the manifest does not hold.
@@ -41,6 +42,7 @@ def render_card(manifest: Manifest, card: Mapping[str, Any], template: Path) -> 
     facts = {"manifest": data, "runs": _runs(manifest), "measured": _lookup(manifest), "verdicts": _verdicts(manifest)}
     machines = (each.machine for each in manifest.all_measurements())
     facts["machines"] = list(dict.fromkeys(f"{each.cpu}, {each.cores} cores, {each.system}" for each in machines))
+    facts["listen"] = listen(manifest)
     facts["origins"] = {path: _origin(manifest, path) for path in manifest.files}
     place: str | Path = PROSE
     try:

@@ -85,7 +85,8 @@ def run_client(
         works = [_share(work, number, clips) for number, clips in enumerate(share_out(left, max(1, workers))) if clips]
     else:
         works = [work]
-    threads = max(1, client.threads // max(1, workers))
+    # The last bit of audio depends on the threads of one worker, so these must not depend on the number of workers.
+    threads = 1 if "audio" in client.makes and not timed else max(1, client.threads // max(1, workers))
     for each in works:
         each["client"] = {**each["client"], "threads": threads}
     loaded: dict[str, Any] = {"load_s": 0.0, "peak_rss_bytes": 0}
