@@ -161,7 +161,7 @@ def _run_all(undecided: Plan, plan_again: Callable[..., Plan], work: Work) -> Pl
             _prepare(made, work)
             work.run(made, made.work)
             if work.known:
-                work.bring(_read_in_the_end(made, work.done))
+                work.bring(_read_in_the_end(made, work.done, work.store))
                 work.known.keep(work.done.values())
                 work.bytes_fetched += work.known.bytes_fetched
             return made
@@ -172,13 +172,13 @@ def _run_all(undecided: Plan, plan_again: Callable[..., Plan], work: Work) -> Pl
 
 def _prepare(made: Plan, work: Work) -> None:
     work.run(made, made.preparation)
-    work.bring(read_in_release(work.done))
+    work.bring(read_in_release(made, work.done, work.store))
     _refuse_impossible_gates(made, work.done, work.store)
 
 
-def _read_in_the_end(made: Plan, done: Mapping[str, Done]) -> Iterator[tuple[str, FileDigest]]:
+def _read_in_the_end(made: Plan, done: Mapping[str, Done], store: Store) -> Iterator[tuple[str, FileDigest]]:
     """Every output that the release is assembled from or that its clients are given, with its step."""
-    yield from read_in_release(done)
+    yield from read_in_release(made, done, store)
     for file in release_files(made, done).values():
         yield file.made_by, file.digest
     for run in made.runs:

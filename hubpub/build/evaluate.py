@@ -13,13 +13,13 @@ from hubpub.build.layout import RELEASE
 from hubpub.build.pins import obey_lock
 from hubpub.build.plan import Plan, evaluated_files, evaluation_plan, forecast
 from hubpub.build.rebuild import release_source
+from hubpub.build.records import audio_kept, lines_kept
 from hubpub.build.release import corpora_of, figures_of
 from hubpub.build.run import Done, run_tasks, source_files
 from hubpub.build.tasks import ClientTask
 from hubpub.errors import ReleaseError, SourceError
 from hubpub.gate import judge
 from hubpub.manifest import MANIFEST, Digest, read_manifest
-from hubpub.measure.result import TIMINGS, UTTERANCES
 from hubpub.recipe import LoadedRecipe, load_recipe, unsafe_path
 from hubpub.report import Reporter
 from hubpub.source import SourceContext
@@ -161,16 +161,16 @@ def _fetch(plan: Plan, store: Store, reporter: Reporter) -> None:
 
 
 def _write_records(plan: Plan, done: Mapping[str, Done], store: Store, output: Path) -> dict[str, Digest]:
-    """The lines of each run: ``measurements/<run>.jsonl`` and ``.timings.jsonl``."""
+    """The lines of each run, and the audio that it made."""
     with storage_errors("write the evaluation"):
         _make_room(output)
         records: dict[str, Digest] = {}
         for task in plan.tasks:
             if isinstance(task, ClientTask):
-                run = task.name.removeprefix("runs/")
-                for name, suffix in ((UTTERANCES, "jsonl"), (TIMINGS, "timings.jsonl")):
-                    digest = done[task.name].result.outputs[name]
-                    path = f"measurements/{run}.{suffix}"
+                run, outputs = task.name.removeprefix("runs/"), done[task.name].result.outputs
+                kept = {path: outputs[name] for name, path in lines_kept(run).items()}
+                kept |= audio_kept(run, plan.loaded.recipe.measure[run], done[task.name], store)
+                for path, digest in kept.items():
                     store.place(digest, output / path)
                     records[path] = _digest(digest)
         return records

@@ -156,7 +156,8 @@ def _download(where: str, desk: Path, store: Store) -> str:
     """Manifest, recipe and lines of a published release, into ``desk``; the name of the release."""
     commit, siblings = release_source(where, MANIFEST).listing()
     there = [each.rfilename for each in siblings]
-    wanted = [name for name in there if name == MANIFEST or name.startswith(("recipe/", "measurements/"))]
+    lines = (name for name in there if name.startswith("measurements/") and name.endswith(".jsonl"))
+    wanted = [*(name for name in there if name == MANIFEST or name.startswith("recipe/")), *lines]
     repo = where.removeprefix("hf://").partition("@")[0]
     if MANIFEST not in wanted:
         fix = "run `hubpub eval` on it with a recipe, and compare that"

@@ -16,6 +16,7 @@ from typing import Any
 from hubpub.build.decide import files_at
 from hubpub.build.dropin import drop_in_record
 from hubpub.build.plan import Plan
+from hubpub.build.records import audio_kept, lines_kept
 from hubpub.build.run import Done
 from hubpub.build.script import ScriptTask
 from hubpub.build.task import Task, distribution_version
@@ -139,11 +140,14 @@ def rebuild_files(plan: Plan) -> dict[str, bytes]:
     return {f"recipe/{name}": text for name, text in sorted(files.items())}
 
 
-def read_in_release(done: Mapping[str, Done]) -> Iterator[tuple[str, FileDigest]]:
+def read_in_release(plan: Plan, done: Mapping[str, Done], store: Store) -> Iterator[tuple[str, FileDigest]]:
     """Step and digest of every output that `assemble` reads for the card, the manifest or ``measurements/``."""
     for name, each in done.items():
         for path in READ.get(each.task.kind, ()):
             yield name, each.result.outputs[path]
+        if isinstance(each.task, ClientTask):  # which audio is kept, the lines say that came just now
+            run = plan.loaded.recipe.measure[name.removeprefix("runs/").partition("@")[0]]
+            yield from ((name, digest) for _, digest in audio_kept(name, run, each, store))
 
 
 READ = {
@@ -182,13 +186,14 @@ def assemble(
     timings: dict[str, Digest] = {}
     for step, each in done.items():
         if isinstance(each.task, ClientTask):
-            outputs, run = each.result.outputs, step.removeprefix("runs/")
-            for name, kept, into in (
-                (UTTERANCES, f"measurements/{run}.jsonl", records),
-                (TIMINGS, f"measurements/{run}.timings.jsonl", timings),
-            ):
-                store.place(outputs[name], folder / kept)
-                into[kept] = Digest(sha256=outputs[name].sha256, size=outputs[name].size)
+            run, into = step.removeprefix("runs/"), {UTTERANCES: records, TIMINGS: timings}
+            for name, kept in lines_kept(run).items():
+                digest = each.result.outputs[name]
+                store.place(digest, folder / kept)
+                into[name][kept] = Digest(sha256=digest.sha256, size=digest.size)
+            for kept, digest in audio_kept(run, plan.loaded.recipe.measure[run.partition("@")[0]], each, store):
+                store.place(digest, folder / kept)
+                records[kept] = Digest(sha256=digest.sha256, size=digest.size)
     synthetic = any(marked(folder / path) for path in files)
     manifest = _manifest(plan, done, store, files, records, synthetic=synthetic)
     card, template = plan.loaded.recipe.card, _template(plan)

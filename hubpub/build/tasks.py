@@ -106,11 +106,9 @@ class CorpusTask(Task):
 
     def identity(self) -> dict[str, Any]:
         """What the recipe says of the corpus."""
-        # What it stands in for, or what for it, decides no byte of it.
-        return {
-            "spec": self.spec.model_dump(mode="json", exclude={"stand_in_for", "stand_in"}),
-            "version": CORPUS_VERSION,
-        }
+        # What it stands in for, or what for it, decides no byte of it; keys of corpora of audio are older than prompts.
+        silent = {"stand_in_for", "stand_in", *(() if self.spec.prompts else ("prompts",))}
+        return {"spec": self.spec.model_dump(mode="json", exclude=silent), "version": CORPUS_VERSION}
 
     def run(self, room: Room) -> Outcome:
         """Prepare it."""
@@ -163,14 +161,14 @@ class ClientTask(Task):
         prefix = "files/"
         artifacts = {name[len(prefix) :]: file.sha256 for name, file in room.digests.items() if name.startswith(prefix)}
         options = {reference: room.inputs / "options" / reference for reference in self.client.references()}
-        # Progress is shown in bytes of the inputs; the audio that was dealt with stands for its share of them.
-        share = sum(file.size for file in room.digests.values()) / Corpus.load(room.inputs / "corpus").seconds
+        # Progress is shown in bytes of the inputs; the clips that were dealt with stand for their share of them.
+        share = sum(file.size for file in room.digests.values()) / Corpus.load(room.inputs / "corpus").work
         result = run_client(
             self.client,
             room.inputs / "files",
             room.inputs / "corpus",
             room.resume,
-            lambda seconds: room.progress(round(seconds * share)),
+            lambda work: room.progress(round(work * share)),
             run=self.name.removeprefix("runs/"),
             artifacts=artifacts,
             files=options,

@@ -9,9 +9,10 @@ from typing import Any
 import yaml
 
 from hubpub.card.figures import cell, counted, duration, figure, number, size
+from hubpub.card.listen import listen
 from hubpub.card.parts import by_part
-from hubpub.card.tables import choices, side_by_side
 from hubpub.card.sensitivity import shown
+from hubpub.card.tables import choices, side_by_side
 from hubpub.errors import ReleaseError
 from hubpub.manifest import Manifest
 
@@ -26,7 +27,7 @@ def render_card(manifest: Manifest, card: Mapping[str, Any], template: Path) -> 
     Args:
         manifest: the release.
         card: what the recipe says under ``card``.
-        template: a Jinja template; it sees ``manifest``, ``card`` and ``runs`` as plain data.
+        template: a Jinja template; it sees ``manifest``, ``card``, ``runs``, ``listen`` and others as plain data.
 
     Raises:
         ReleaseError: the template is not valid, or names something that the manifest does not hold.
@@ -46,6 +47,7 @@ def render_card(manifest: Manifest, card: Mapping[str, Any], template: Path) -> 
     facts["machines"] = list(dict.fromkeys(f"{each.cpu}, {each.cores} cores, {each.system}" for each in machines))
     facts |= {"comparisons": side_by_side(manifest), "choices": choices(manifest), "parts": by_part(manifest)}
     facts["searches"] = shown({name: step.facts for name, step in manifest.steps.items()})
+    facts["listen"] = listen(manifest)
     facts["origins"] = {path: _origin(manifest, path) for path in manifest.files}
     place: str | Path = PROSE
     try:

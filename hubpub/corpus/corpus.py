@@ -1,4 +1,4 @@
-"""A prepared corpus: 16 kHz samples on disk, and what is known of every clip."""
+"""A prepared corpus: 16 kHz samples on disk, or texts to be said, and what is known of each of them."""
 
 from __future__ import annotations
 
@@ -81,6 +81,11 @@ class Clip(BaseModel):
     file_samples_sha256: str
     samples_sha256: str
 
+    @property
+    def work(self) -> float:
+        """How much there is to do, for progress and fair shares."""
+        return self.seconds
+
     @model_serializer(mode="wrap")
     def _without_what_is_not_known(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What earlier versions wrote of a clip without these labels: manifests keep their digests."""
@@ -91,14 +96,34 @@ class Clip(BaseModel):
 _LABELS = ("spoken", "turns", "scored")
 
 
+class Prompt(BaseModel):
+    """A text that is to be said; what `Clip` says of audio, it has not."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    text: str
+    provenance: Provenance
+
+    @property
+    def seconds(self) -> float:
+        """It has no audio."""
+        return 0.0
+
+    @property
+    def work(self) -> float:
+        """How much there is to do, in characters."""
+        return float(len(self.text))
+
+
 class Corpus(BaseModel):
-    """Clips in the order of the recipe."""
+    """Clips, or prompts, in the order of the recipe."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     role: Role
     sealed: bool = False
-    clips: tuple[Clip, ...]
+    clips: tuple[Clip | Prompt, ...]
 
     @model_serializer(mode="wrap")
     def _without_an_open_seal(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -109,16 +134,23 @@ class Corpus(BaseModel):
     @property
     def digest(self) -> str:
         """sha256 over what a measurement depends on: ids, samples, texts, and turns where there are any, in order."""
-        essence = [
-            [clip.id, clip.samples_sha256, clip.text, *([] if clip.turns is None else [_plain_turns(clip)])]
-            for clip in self.clips
-        ]
+        essence = [_essence(clip) for clip in self.clips]
         return hashlib.sha256(json.dumps(essence, ensure_ascii=False).encode()).hexdigest()
+
+    @property
+    def recorded(self) -> tuple[Clip, ...]:
+        """The clips that are audio: all or none."""
+        return tuple(clip for clip in self.clips if isinstance(clip, Clip))
 
     @property
     def seconds(self) -> float:
         """Length of all clips together."""
         return sum(clip.seconds for clip in self.clips)
+
+    @property
+    def work(self) -> float:
+        """How much there is to do: seconds of audio, or characters of prompts."""
+        return sum(clip.work for clip in self.clips)
 
     def text(self) -> str:
         """The content of its index."""
@@ -138,6 +170,12 @@ class Corpus(BaseModel):
             raise AudioError(
                 "the prepared corpus is missing or damaged", where=str(index), fix="build again"
             ) from error
+
+
+def _essence(clip: Clip | Prompt) -> list[object]:
+    if isinstance(clip, Prompt):
+        return [clip.id, None, clip.text]
+    return [clip.id, clip.samples_sha256, clip.text, *([] if clip.turns is None else [_plain_turns(clip)])]
 
 
 def _plain_turns(clip: Clip) -> list[object]:

@@ -59,7 +59,7 @@ def overlaps(corpora: Mapping[str, Corpus]) -> tuple[Overlap, ...]:
     by_recording: dict[str, list[tuple[str, Clip]]] = defaultdict(list)
     for name, corpus in corpora.items():
         if corpus.role == "evaluation":
-            for clip in corpus.clips:
+            for clip in corpus.recorded:
                 by_samples[clip.samples_sha256].append((name, clip))
                 by_recording[clip.file_samples_sha256].append((name, clip))
 
@@ -67,7 +67,7 @@ def overlaps(corpora: Mapping[str, Corpus]) -> tuple[Overlap, ...]:
         for name, corpus in corpora.items():
             if corpus.role != "calibration":
                 continue
-            for clip in corpus.clips:
+            for clip in corpus.recorded:
                 same = by_samples.get(clip.samples_sha256, [])
                 for other_name, other in same:
                     yield Overlap(name, clip.id, other_name, other.id, "are the same samples")
@@ -138,4 +138,4 @@ def check_disjoint(corpora: Mapping[str, Corpus], folders: Mapping[str, Path]) -
 
 
 def _clips(corpora: Mapping[str, Corpus], role: Role) -> list[tuple[str, Clip]]:
-    return [(name, clip) for name, corpus in corpora.items() if corpus.role == role for clip in corpus.clips]
+    return [(name, clip) for name, corpus in corpora.items() if corpus.role == role for clip in corpus.recorded]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hubpub.corpus.corpus import INDEX, Clip, Corpus
+from hubpub.corpus.corpus import INDEX, Clip, Corpus, Prompt
 from hubpub.corpus.labels import LabelFiles
 from hubpub.corpus.rows import read_rows
 from hubpub.corpus.sampling import Part, choose, window_starts
@@ -27,7 +27,7 @@ LIBRARIES = ("numpy", "soundfile", "soxr")
 
 
 def prepare(spec: CorpusSpec, files: Mapping[str, Path], out_dir: Path) -> Corpus:
-    """Write every clip as 16 kHz mono float32 ``.npy``, and the index ``corpus.json`` last.
+    """Write every clip as 16 kHz mono float32 ``.npy``, and the index ``corpus.json`` last; prompts are in that alone.
 
     NumPy's format and not WAV: libsndfile puts the time of day into a float WAV.
 
@@ -41,6 +41,8 @@ def prepare(spec: CorpusSpec, files: Mapping[str, Path], out_dir: Path) -> Corpu
         OverlapError: two clips are the same samples, which would count them twice.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
+    if spec.prompts:
+        return _write(Corpus(role=spec.role, sealed=spec.sealed, clips=_prompts(spec)), out_dir)
     with tempfile.TemporaryDirectory(dir=out_dir.parent) as spool:
         given, found = [*spec.clips], dict(files)
         for number, dataset in enumerate(spec.datasets):
@@ -64,7 +66,17 @@ def prepare(spec: CorpusSpec, files: Mapping[str, Path], out_dir: Path) -> Corpu
     _refuse_repeats(clips)
     if spec.stitch is not None:
         clips = stitch(clips, out_dir, spec.stitch)
-    corpus = Corpus(role=spec.role, sealed=spec.sealed, clips=tuple(clips))
+    return _write(Corpus(role=spec.role, sealed=spec.sealed, clips=tuple(clips)), out_dir)
+
+
+def _prompts(spec: CorpusSpec) -> tuple[Prompt, ...]:
+    return tuple(
+        Prompt(id=spec.prompt_name(index), text=prompt.text, provenance=spec.provenance(prompt))
+        for index, prompt in enumerate(spec.prompts)
+    )
+
+
+def _write(corpus: Corpus, out_dir: Path) -> Corpus:
     (out_dir / INDEX).write_text(corpus.text(), encoding="utf-8", newline="\n")
     return corpus
 

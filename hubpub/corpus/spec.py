@@ -88,6 +88,24 @@ class ClipSpec(Labels):
         return stem if self.crop is None else f"{stem}@{self.crop[0]:g}-{self.crop[1]:g}"
 
 
+class PromptSpec(Provenance):
+    """A text for a model that speaks; there is no audio of it."""
+
+    text: str = Field(min_length=1, max_length=2000, description="What is to be said.")
+    id: str | None = Field(
+        default=None,
+        pattern=r"^\w[\w.+@=-]*$",
+        description="Name of the prompt, unique in its corpus; default: its number, 001 for the first.",
+    )
+
+    @field_validator("text")
+    @classmethod
+    def _can_be_said(cls, text: str) -> str:
+        if not any(char.isalnum() for char in text):
+            raise PydanticCustomError("text", "a prompt without letters and numbers leaves nothing to say")
+        return " ".join(text.split())
+
+
 class Columns(BaseModel):
     """Which column of a dataset holds what; without a name what the recipe says of all rows holds."""
 
@@ -190,16 +208,47 @@ class CorpusSpec(BaseModel):
         default=(), description="What it consists of, in the order in which it is reported."
     )
     datasets: tuple[DatasetSpec, ...] = Field(default=(), description="Datasets whose rows are clips of it too.")
+    prompts: tuple[PromptSpec, ...] = Field(
+        default=(), description="Texts for models that speak, instead of clips of audio."
+    )
     windows: WindowSpec | None = Field(default=None, description="Cut the clips into windows.")
     sample: SampleSpec | None = Field(default=None, description="Use a part of the clips.")
     stitch: StitchSpec | None = Field(default=None, description="Join the clips into long ones.")
 
     @model_validator(mode="after")
     def _has_clips(self) -> Self:
-        if not self.clips and not self.datasets:
-            error = PydanticCustomError("clips", "a corpus needs at least one clip")
+        if not self.clips and not self.datasets and not self.prompts:
+            error = PydanticCustomError("clips", "a corpus needs at least one clip, or prompts")
             details = InitErrorDetails(type=error, loc=("clips",), input=None)
             raise ValidationError.from_exception_data(type(self).__name__, [details])
+        return self
+
+    @model_validator(mode="after")
+    def _prompts_stand_alone(self) -> Self:
+        if not self.prompts:
+            return self
+        problems: list[tuple[tuple[str | int, ...], str]] = []
+        if self.role != "evaluation":
+            problems.append((("role",), "prompts hold no audio to calibrate on; give them the role evaluation"))
+        for field in ("clips", "datasets", "windows", "sample", "stitch"):
+            if getattr(self, field):
+                problems.append(((field,), f"{field} are of audio, and this corpus holds prompts; use two corpora"))
+        first: dict[str, int] = {}
+        for index, prompt in enumerate(self.prompts):
+            name = self.prompt_name(index)
+            if (other := first.setdefault(name.casefold(), index)) != index:
+                why = f"the id {name} is that of prompt {other} too; give this one an id of its own"
+                problems.append((("prompts", index, "id"), why))
+            for field in ("source", "license"):
+                if not (getattr(prompt, field) or getattr(self.defaults, field)):
+                    why = f"{name} has no {field}, and the defaults of its corpus give none"
+                    problems.append((("prompts", index, field), why))
+        if problems:
+            details = [
+                InitErrorDetails(type=PydanticCustomError("clip", "{message}", {"message": why}), loc=loc, input=None)
+                for loc, why in problems
+            ]
+            raise ValidationError.from_exception_data(type(self).__name__, details)
         return self
 
     @model_validator(mode="after")
@@ -256,17 +305,23 @@ class CorpusSpec(BaseModel):
     def has_texts(self) -> bool:
         """Whether something says what is said in any clip."""
         named = any(clip.text is not None or self.labels(clip).text_from is not None for clip in self.clips)
-        return named or any(dataset.columns.text is not None for dataset in self.datasets)
+        return bool(self.prompts) or named or any(dataset.columns.text is not None for dataset in self.datasets)
 
     @property
     def has_turns(self) -> bool:
         """Whether something says who speaks when in any clip."""
         return any(self.labels(clip).turns_from is not None for clip in self.clips)
 
-    def provenance(self, clip: ClipSpec) -> Provenance:
-        """What is known of ``clip``, the defaults filled in."""
-        labels = self.labels(clip)
-        return Provenance(**{field: getattr(labels, field) for field in Provenance.model_fields})
+    def prompt_name(self, index: int) -> str:
+        """The id of a prompt, given or its number."""
+        return self.prompts[index].id or f"{index + 1:03}"
+
+    def provenance(self, clip: ClipSpec | PromptSpec) -> Provenance:
+        """What is known of a clip or a prompt, the defaults filled in."""
+        own = {field: getattr(clip, field) for field in Provenance.model_fields}
+        return Provenance(
+            **{field: getattr(self.defaults, field) if own[field] is None else own[field] for field in own}
+        )
 
     def labels(self, clip: ClipSpec) -> Labels:
         """The same with the files that say what is heard in it; its own text goes before a file of the defaults."""

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hubpub.errors import MeasureError
+from hubpub.measure.audio import FULL_SCALE, read_audio
 from hubpub.measure.result import RunResult, Utterance
 
 Vector = npt.NDArray[np.float64]
@@ -85,13 +86,39 @@ def _load(run: RunResult, utterance: Utterance) -> list[npt.NDArray[np.generic]]
     arrays = []
     for name in utterance.outputs:
         try:
-            array = np.load(Path(run.folder, name), allow_pickle=False)
+            array = _read(Path(run.folder, name))
         except (OSError, ValueError, EOFError) as error:
             raise MeasureError(f"{name} is missing or damaged", where=where, fix="run it again") from error
         if not np.isfinite(array).all():
             raise MeasureError("the model's output holds NaN or infinity", where=where)
         arrays.append(array)
     return arrays
+
+
+def _read(path: Path) -> npt.NDArray[np.generic]:
+    """An array; audio as float32 from -1 to 1."""
+    if path.suffix != ".flac":
+        return np.asarray(np.load(path, allow_pickle=False))
+    samples, _ = read_audio(path)
+    return samples.astype(np.float32) / np.float32(FULL_SCALE)
+
+
+def audio_rate(run: RunResult, reference: RunResult) -> int | None:
+    """Samples per second of what both runs made, where it is audio.
+
+    Raises:
+        MeasureError: they are not of one rate.
+    """
+    rates = {utterance.rate for each in (run, reference) for utterance in each.utterances}
+    if len(rates) > 1:
+        what = f"its audio and that of {reference.job.run} have different rates: {_rates(run)} and {_rates(reference)}"
+        raise MeasureError(what, where=f"run {run.job.run}", fix="compare voices of one rate")
+    return rates.pop() if rates else None
+
+
+def _rates(run: RunResult) -> str:
+    rates = sorted({utterance.rate or 0 for utterance in run.utterances})
+    return " and ".join(f"{rate} Hz" if rate else "none" for rate in rates)
 
 
 def _flat(arrays: list[npt.NDArray[np.generic]]) -> Vector:

@@ -28,8 +28,8 @@ PARTS = "parts"
 """What each of several workers has done so far; gone when the run is finished."""
 
 
-Kind = Literal["text", "arrays", "turns"]
-"""What a client makes of a clip, and a metric needs."""
+Kind = Literal["text", "arrays", "turns", "audio"]
+"""What a client makes of a clip, and a metric needs; audio is arrays too."""
 
 
 class _Frozen(BaseModel):
@@ -86,7 +86,8 @@ class Utterance(_Frozen):
         audio_s: its length.
         segments: how many parts it was cut into.
         text: what was heard.
-        outputs: files of arrays, one for each of its segments.
+        outputs: files of arrays, one for each of its segments; of audio, FLAC.
+        rate: samples per second of the outputs, where they are audio; then ``audio_s`` is the length of these.
         turns: who was heard when.
         windows: start and end of the stretches within which alone the names in ``turns`` hold; ``None``: everywhere.
         pieces: what was heard in each segment, where they have a place in the clip.
@@ -100,15 +101,16 @@ class Utterance(_Frozen):
     turns: tuple[Turn, ...] | None = None
     windows: tuple[tuple[float, float], ...] | None = None
     pieces: tuple[Piece, ...] | None = None
+    rate: int | None = None
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Lines of runs that have no turns and no pieces say nothing of them."""
+        """Lines of runs that have no turns, pieces or audio say nothing of them."""
         fields: dict[str, Any] = dump(self)
         return {name: value for name, value in fields.items() if value is not None or name not in _OF_SOME}
 
 
-_OF_SOME = ("turns", "windows", "pieces")
+_OF_SOME = ("turns", "windows", "pieces", "rate")
 
 
 class Timing(_Frozen):

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import IO, Any
 
 import hubpub
-from hubpub.corpus.corpus import Clip, Corpus
+from hubpub.corpus.corpus import Clip, Corpus, Prompt
 from hubpub.errors import KilledError, MeasureError
 from hubpub.measure.clients.base import Client
 from hubpub.measure.journal import join_parts, prepare_folder, recover, recover_all, write_atomically
@@ -27,7 +27,7 @@ from hubpub.measure.machine import machine
 from hubpub.measure.result import PARTS, RUN, Job, Observed, RunResult, canonical_json
 
 Progress = Callable[[float], None]
-"""Called with the seconds of audio just dealt with."""
+"""Called with the work just dealt with: seconds of audio, or characters of prompts."""
 
 _NO_FILES: Mapping[str, Path] = MappingProxyType({})
 
@@ -74,7 +74,8 @@ def run_client(
     prepare_folder(out_dir, job)
     clip_ids = [clip.id for clip in corpus.clips]
     before = recover_all(out_dir, clip_ids)
-    progress(sum(utterance.audio_s for utterance, _, _ in before.values()))
+    weights = {clip.id: clip.work for clip in corpus.clips}
+    progress(sum(weights[name] for name in before))
     if not (out_dir / PARTS).exists() and len(before) == len(clip_ids) and (out_dir / RUN).is_file():
         return RunResult.load(out_dir)
     work = _work(client, folder, files, run) | {"corpus": str(corpus_dir.resolve()), "out": str(out_dir.resolve())}
@@ -84,14 +85,15 @@ def run_client(
         works = [_share(work, number, clips) for number, clips in enumerate(share_out(left, max(1, workers))) if clips]
     else:
         works = [work]
-    threads = max(1, client.threads // max(1, workers))
+    # The last bit of audio depends on the threads of one worker, so these must not depend on the number of workers.
+    threads = 1 if "audio" in client.makes and not timed else max(1, client.threads // max(1, workers))
     for each in works:
         each["client"] = {**each["client"], "threads": threads}
     loaded: dict[str, Any] = {"load_s": 0.0, "peak_rss_bytes": 0}
     with closing(_all_events(works, threads, run)) as events:
         for event in events:
             if event["event"] == "clip":
-                progress(event["audio_s"])
+                progress(weights[event["id"]])
             elif event["event"] == "loaded":
                 loaded = {name: max(loaded[name], event[name]) for name in loaded}
     if (out_dir / PARTS).exists() and len(recover_all(out_dir, clip_ids)) == len(clip_ids):
@@ -120,14 +122,14 @@ def usual_jobs(client: Client, model_bytes: int) -> int:
     return client.threads if model_bytes <= SMALL_BYTES else 1
 
 
-def share_out(clips: Sequence[Clip], workers: int) -> list[list[Clip]]:
+def share_out(clips: Sequence[Clip | Prompt], workers: int) -> list[list[Clip | Prompt]]:
     """Each worker's clips, so that all have about as much to do: the longest go first to whoever has least."""
-    shares: list[list[Clip]] = [[] for _ in range(workers)]
+    shares: list[list[Clip | Prompt]] = [[] for _ in range(workers)]
     loads = [0.0] * workers
-    for clip in sorted(clips, key=lambda each: -each.seconds):
+    for clip in sorted(clips, key=lambda each: -each.work):
         least = loads.index(min(loads))
         shares[least].append(clip)
-        loads[least] += clip.seconds + _CLIP_S
+        loads[least] += clip.work + _CLIP_S
     return shares
 
 
@@ -135,7 +137,7 @@ _CLIP_S = 5.0
 """What a clip costs besides its length, in seconds of audio: some models take half a minute, however short it is."""
 
 
-def _share(work: dict[str, Any], number: int, clips: Sequence[Clip]) -> dict[str, Any]:
+def _share(work: dict[str, Any], number: int, clips: Sequence[Clip | Prompt]) -> dict[str, Any]:
     out = Path(work["out"]) / PARTS / str(number)
     out.mkdir(parents=True, exist_ok=True)
     return {**work, "out": str(out), "clips": [clip.id for clip in clips]}
@@ -160,7 +162,22 @@ def library_versions(*distributions: str) -> dict[str, str]:
     try:
         return {name: importlib.metadata.version(name) for name in distributions}
     except importlib.metadata.PackageNotFoundError as error:
-        raise MeasureError(f"{error.name} is not installed", fix=f"pip install {error.name}") from error
+        raise MeasureError(f"{error.name} is not installed", fix=f"pip install {_wanted(str(error.name))}") from error
+
+
+def _wanted(distribution: str) -> str:
+    """The extra of ours that brings a distribution, else the distribution."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    with suppress(importlib.metadata.PackageNotFoundError):  # a checkout that is not installed has no extras
+        for text in importlib.metadata.requires("hubpub") or ():
+            requirement = Requirement(text)
+            for extra in importlib.metadata.metadata("hubpub").get_all("Provides-Extra") or ():
+                named = canonicalize_name(requirement.name) == canonicalize_name(distribution)
+                if named and requirement.marker and requirement.marker.evaluate({"extra": extra}):
+                    return f"'hubpub[{extra}]'"
+    return distribution
 
 
 def _job(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from hubpub.corpus.corpus import Clip
+from hubpub.corpus.corpus import Clip, Prompt
 from hubpub.errors import MeasureError
 from hubpub.measure.edits import Edits, Unit, aligned_units, count_units
 from hubpub.measure.normalize import Normalizer, normalize
@@ -52,7 +52,7 @@ def whole(count: int, subset: str | None = None, clips: Sequence[int] | None = N
     return Part(subset, chosen, (None,) * len(chosen))
 
 
-def by_clip(kind: Literal["length", "language", "speaker"], clips: Sequence[Clip]) -> list[Part]:
+def by_clip(kind: Literal["length", "language", "speaker"], clips: Sequence[Clip | Prompt]) -> list[Part]:
     """A part for each length class, language or speaker that there is; in order of length, else of name."""
     names = [_length(clip) if kind == "length" else getattr(clip.provenance, kind) or "unknown" for clip in clips]
     order = [_class(low, high) for low, high in _classes()] if kind == "length" else sorted(set(names))
@@ -123,7 +123,7 @@ def _classes() -> list[tuple[float, float | None]]:
     return list(zip((0.0, *LENGTHS_S), (*LENGTHS_S, None), strict=True))
 
 
-def _length(clip: Clip) -> str:
+def _length(clip: Clip | Prompt) -> str:
     return next(_class(low, high) for low, high in _classes() if high is None or clip.seconds < high)
 
 

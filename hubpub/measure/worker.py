@@ -15,17 +15,20 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from pydantic import BaseModel, ConfigDict
 
-from hubpub.corpus.corpus import Clip, Corpus, load_samples
-from hubpub.errors import HubpubError
+from hubpub.corpus.corpus import Clip, Corpus, Prompt, load_samples
+from hubpub.errors import HubpubError, MeasureError
 from hubpub.measure.clients import AnyClient
-from hubpub.measure.clients.base import Loaded, Output
+from hubpub.measure.clients.base import Client, Loaded, Output
 from hubpub.measure.journal import Journal, recover
 from hubpub.measure.machine import peak_rss_bytes
 from hubpub.measure.result import OUTPUTS, Timing, Utterance
+
+if TYPE_CHECKING:
+    from hubpub.corpus.audio import Samples
 
 WARM_UP_S = 10
 
@@ -93,45 +96,62 @@ def _work(work: Work, events: Events) -> None:
     loaded = work.client.load(work.folder, work.files)
     load_s = time.perf_counter() - began
     if work.corpus is not None and work.out is not None:
-        _run_corpus(loaded, work.corpus, work.out, work.clips, events)
+        _run_corpus(work, loaded, work.corpus, work.out, events)
     events.send("loaded", load_s=load_s, peak_rss_bytes=peak_rss_bytes())
 
 
-def _run_corpus(loaded: Loaded, corpus_dir: Path, out: Path, mine: tuple[str, ...] | None, events: Events) -> None:
+def _run_corpus(work: Work, loaded: Loaded, corpus_dir: Path, out: Path, events: Events) -> None:
     clips = list(enumerate(Corpus.load(corpus_dir).clips))
-    if mine is None:
+    if work.clips is None:
         done, _ = recover(out, [clip.id for _, clip in clips])
         left = clips[len(done) :]
-        _warm_up(loaded, corpus_dir, [clip for _, clip in clips] if left else [])
+        if left:
+            _warm_up(work.client, loaded, corpus_dir, [clip for _, clip in clips])
     else:
-        wanted = set(mine)
+        wanted = set(work.clips)
         left = [(number, clip) for number, clip in clips if clip.id in wanted]
     with Journal(out) as journal:
         for number, clip in left:
             events.clip = clip.id
-            samples = load_samples(corpus_dir, clip)
+            given = _given(work.client, corpus_dir, clip)
             began = time.perf_counter()
-            output = loaded.run(samples)
+            output = loaded.run(given)
             wall_s = time.perf_counter() - began
             utterance = _utterance(clip, output, _save_arrays(output, number, out))
             journal.append(utterance, Timing(id=clip.id, wall_s=wall_s, peak_rss_bytes=peak_rss_bytes()))
-            events.send("clip", id=clip.id, audio_s=clip.seconds)
+            events.send("clip", id=clip.id)
     events.clip = None
 
 
-def _warm_up(loaded: Loaded, corpus_dir: Path, clips: list[Clip]) -> None:
+def _given(client: Client, corpus_dir: Path, clip: Clip | Prompt) -> Samples | str:
+    """What the client takes of a clip.
+
+    Raises:
+        MeasureError: it has none of that.
+    """
+    if client.takes == "text":
+        if clip.text is None:
+            raise MeasureError("there is no text to say", fix="give the clip a text, or another corpus to the run")
+        return clip.text
+    if isinstance(clip, Prompt):
+        raise MeasureError("there is no audio to listen to", fix="give the run a corpus of audio")
+    return load_samples(corpus_dir, clip)
+
+
+def _warm_up(client: Client, loaded: Loaded, corpus_dir: Path, clips: list[Clip | Prompt]) -> None:
     """One call that is not timed, on a few seconds: the first call allocates and plans."""
-    if not clips:
-        return
-    clip = min(clips, key=lambda each: each.seconds)
+    clip = min(clips, key=lambda each: each.work)
     with suppress(Exception):  # whatever is wrong shows again on the clips, and is reported there
-        loaded.run(load_samples(corpus_dir, clip)[: WARM_UP_S * clip.rate])
+        given = _given(client, corpus_dir, clip)
+        loaded.run(given if isinstance(given, str) else given[: WARM_UP_S * 16_000])
 
 
-def _utterance(clip: Clip, output: Output, outputs: tuple[str, ...]) -> Utterance:
+def _utterance(clip: Clip | Prompt, output: Output, outputs: tuple[str, ...]) -> Utterance:
+    made_s = None if output.rate is None else sum(len(array) for array in output.arrays) / output.rate
     return Utterance(
         id=clip.id,
-        audio_s=clip.seconds,
+        audio_s=clip.seconds if made_s is None else made_s,
+        rate=output.rate,
         segments=output.segments,
         text=output.text,
         outputs=outputs,
@@ -144,12 +164,17 @@ def _utterance(clip: Clip, output: Output, outputs: tuple[str, ...]) -> Utteranc
 def _save_arrays(output: Output, number: int, out: Path) -> tuple[str, ...]:
     import numpy as np
 
+    from hubpub.measure.audio import write_audio
+
     names = []
     for part, array in enumerate(output.arrays):
-        path = out / OUTPUTS / f"{number:05}.{part:03}.npy"
+        path = out / OUTPUTS / f"{number:05}.{part:03}.{'npy' if output.rate is None else 'flac'}"
         path.parent.mkdir(exist_ok=True)
         with path.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
+            if output.rate is None:
+                np.save(file, array, allow_pickle=False)
+            else:
+                write_audio(file, array, output.rate)
             file.flush()
             os.fsync(file.fileno())
         names.append(f"{OUTPUTS}/{path.name}")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from hubpub.corpus.corpus import INDEX, Clip, Corpus
+from hubpub.corpus.corpus import INDEX, Clip, Corpus, Prompt
 from hubpub.corpus.spec import Provenance
 from hubpub.errors import HubpubError, PublishError
 from hubpub.manifest import Manifest
@@ -107,12 +107,15 @@ def _compare(folder: Path, manifest: Manifest, files: Iterable[str], where: str,
 def _run(
     name: str, run: RunSpec, folder: Path, manifest: Manifest, recipe: Recipe, store: Store, desk: Path, where: str
 ) -> str:
-    """What the client says of the generated clip."""
+    """What the client makes of a generated clip, or of a prompt."""
     corpus, out = desk / "corpus", desk / "out"
     corpus.mkdir(parents=True)
     out.mkdir()
     try:
-        seconds = _write_clip(corpus, manifest, run.corpus)
+        if run.via.takes == "text":
+            given = _write_prompt(corpus, manifest, run.corpus)
+        else:
+            given = f"{_write_clip(corpus, manifest, run.corpus):.1f} s of generated sound"
         options = {reference: _reference(reference, manifest, recipe, store) for reference in run.via.references()}
         artifacts: Mapping[str, str] = {path: manifest.files[path].sha256 for path in files_of(run, manifest)}
         result = run_client(
@@ -123,9 +126,18 @@ def _run(
         raise PublishError(what, where=where, fix=error.fix or "load it yourself to see why") from error
     (utterance,) = result.utterances
     if utterance.text is None and not utterance.outputs:
-        raise PublishError(f"{run.via.client} gave no answer to {seconds:.1f} s of sound", where=where)
-    answer = f"{len(utterance.outputs)} arrays" if utterance.text is None else f"{utterance.text[:40]!r}"
-    return f"{answer} for {seconds:.1f} s of generated sound"
+        raise PublishError(f"{run.via.client} gave no answer to {given}", where=where)
+    made = f"{len(utterance.outputs)} arrays" if utterance.rate is None else f"{utterance.audio_s:.1f} s of audio"
+    return f"{made if utterance.text is None else repr(utterance.text[:40])} for {given}"
+
+
+def _write_prompt(corpus: Path, manifest: Manifest, name: str) -> str:
+    """A corpus of the shortest text of the run's corpus, in words for the reader."""
+    prompts = [clip for clip in manifest.corpora[name].clips if clip.text]
+    shortest = min(prompts, key=lambda each: len(each.text or ""))
+    prompt = Prompt(id=shortest.id, text=shortest.text or "", provenance=shortest.provenance)
+    (corpus / INDEX).write_text(Corpus(role="evaluation", clips=(prompt,)).text(), "utf-8")
+    return f"the prompt {shortest.id}"
 
 
 def _write_clip(corpus: Path, manifest: Manifest, name: str) -> float:
@@ -133,7 +145,7 @@ def _write_clip(corpus: Path, manifest: Manifest, name: str) -> float:
     import numpy as np
 
     known = manifest.corpora.get(name)
-    seconds = min([LONGEST_CLIP_S, *(clip.seconds for clip in known.clips)] if known else [2.0])
+    seconds = min([LONGEST_CLIP_S, *(clip.seconds for clip in known.recorded)] if known else [2.0])
     frames = max(1, round(seconds * RATE))
     samples = (0.05 * np.sin(2 * np.pi * 220 * np.arange(frames) / RATE)).astype(np.float32)
     np.save(corpus / "tone.npy", samples)

@@ -286,6 +286,8 @@ def _runs(recipe: Recipe, _: Path) -> Found:
 
 def _run_names(recipe: Recipe, name: str) -> Found:
     """What a run leaves in the release is called after it."""
+    if name.casefold().endswith(".jsonl"):
+        yield ("measure", name), "ends in .jsonl, as the file with what another run gave"
     if name.casefold().endswith(".timings"):
         yield ("measure", name), "ends in .timings, as the file with the timings of another run may"
     for other in recipe.measure:
@@ -340,7 +342,8 @@ def _impossible(recipe: Recipe, gate: GateSpec) -> str | None:
         return None
     if any(corpus.labels(clip).text_from is not None for clip in corpus.clips):
         return None
-    return impossible_gate(gate, run, [clip.text for clip in corpus.clips])
+    texts = [*(clip.text for clip in corpus.clips), *(prompt.text for prompt in corpus.prompts)]
+    return impossible_gate(gate, run, texts)
 
 
 def impossible_gate(gate: GateSpec, run: RunSpec, texts: Sequence[str | None]) -> str | None:

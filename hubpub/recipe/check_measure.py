@@ -15,7 +15,9 @@ from hubpub.recipe.model import Recipe, RunSpec
 
 Found = Iterator[tuple[Loc, str]]
 
-_WORDS: dict[Kind, str] = {"text": "transcripts", "arrays": "the model's outputs", "turns": "speaker turns"}
+_WORDS: dict[Kind, str] = {
+    "text": "transcripts", "arrays": "the model's outputs", "turns": "speaker turns", "audio": "audio",
+}  # fmt: skip
 
 
 def clients_and_metrics(recipe: Recipe, _: Path) -> Found:
@@ -26,6 +28,16 @@ def clients_and_metrics(recipe: Recipe, _: Path) -> Found:
         for path in run.via.opens():
             if path not in given:
                 yield (*loc, "via", "model"), f"{path!r} is not among the files of this run{_instead(path, given)}"
+        corpus = recipe.corpora.get(run.corpus)
+        if corpus is not None and run.via.takes == "audio" and corpus.prompts:
+            yield (*loc, "corpus"), f"{run.corpus!r} holds prompts, and the client {run.via.client!r} listens to audio"
+        if corpus is not None and run.via.takes == "text" and not corpus.has_texts:
+            yield (*loc, "corpus"), f"the client {run.via.client!r} says texts, and {run.corpus!r} has none"
+        if corpus is not None and not isinstance(run.audio, str):
+            ids = [corpus.prompt_name(index) for index in range(len(corpus.prompts))]
+            for index, name in enumerate(run.audio):
+                if corpus.prompts and name not in ids:
+                    yield (*loc, "audio", index), f"{run.corpus!r} has no prompt {name!r}{nearest(name, ids)}"
         for index, metric in enumerate(run.metric_specs()):
             yield from (((*loc, "metrics", index), why) for why in _unmet(recipe, run, metric))
 

@@ -202,6 +202,11 @@ class RunSpec(Model):
     via: AnyClient = Field(description="the client that loads them, and its options")
     corpus: Name = Field(description="the corpus whose clips it is given; one for evaluation")
     metrics: tuple[MetricEntry, ...] = Field(min_length=1, description="names, or mappings with options")
+    audio: Literal["all", "none"] | tuple[str, ...] = Field(
+        "all",
+        description="of which prompts the audio that the client makes is kept, and published, for a person to listen "
+        "to, as measurements/<run>/<prompt>.flac: all, none, or their ids",
+    )
     reference: Name | None = Field(None, description="the run that deltas, agreement and distances are taken against")
 
     def metric_specs(self) -> tuple[Metric, ...]:

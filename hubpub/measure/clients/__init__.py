@@ -10,6 +10,11 @@ from hubpub.measure.clients.onnx_asr import OnnxAsr
 from hubpub.measure.clients.onnx_asr_embeddings import OnnxAsrEmbeddings
 from hubpub.measure.clients.onnx_asr_vad import OnnxAsrVad
 from hubpub.measure.clients.ort import OnnxRuntime
+from hubpub.measure.clients.piper import Piper
 from hubpub.measure.clients.powerset import Powerset
+from hubpub.measure.clients.round_trip import RoundTrip
 
-AnyClient = Annotated[OnnxAsr | OnnxAsrVad | OnnxAsrEmbeddings | OnnxRuntime | Powerset, Field(discriminator="client")]
+AnyClient = Annotated[
+    OnnxAsr | OnnxAsrVad | OnnxAsrEmbeddings | OnnxRuntime | Powerset | Piper | RoundTrip,
+    Field(discriminator="client"),
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from hubpub.corpus.audio import Samples
-
 
 @dataclass(frozen=True)
 class Output:
-    """What a model says of one clip: a text, one array for each segment, who speaks when; see `Utterance`."""
+    """What a model says of one clip: a text, one array for each segment, who speaks when; see `Utterance`.
+
+    With a ``rate``, in Hz, the arrays are audio: int16 ``[frames]``.
+    """
 
     segments: int
     text: str | None = None
@@ -29,13 +30,14 @@ class Output:
     turns: tuple[Turn, ...] | None = None
     windows: tuple[tuple[float, float], ...] | None = None
     pieces: tuple[Piece, ...] | None = None
+    rate: int | None = None
 
 
 class Loaded(Protocol):
     """A model that is ready."""
 
-    def run(self, samples: Samples) -> Output:
-        """Process one clip, float32 ``[frames]`` at 16 kHz."""
+    def run(self, given: Any) -> Output:  # of the one kind that the client takes
+        """Process one clip: float32 ``[frames]`` at 16 kHz, or a text where the client takes that."""
         ...
 
 
@@ -54,7 +56,7 @@ class Client(BaseModel):
     """Base of the clients; a subclass is one file and one line of the union in ``clients/__init__.py``.
 
     ``libraries`` names the distributions whose versions belong to a measurement; ``modules`` what is imported before
-    the time to load is taken, ``makes`` what its outputs hold.
+    the time to load is taken, ``takes`` what it is given of a clip, ``makes`` what its outputs hold.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,6 +65,7 @@ class Client(BaseModel):
     threads: int = Field(default=2, ge=1, le=1024, description="Threads of one operator; operators run in turn.")
     libraries: ClassVar[tuple[str, ...]]
     modules: ClassVar[tuple[str, ...]]
+    takes: ClassVar[Literal["audio", "text"]] = "audio"
     makes: ClassVar[tuple[Kind, ...]]
 
     def describe(self) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from hubpub.corpus.corpus import Corpus
 from hubpub.measure.measurement import Measurement
-from hubpub.measure.metrics.base import Metric
+from hubpub.measure.metrics.base import Metric, Remark
 from hubpub.measure.result import Kind, RunResult
 
 if TYPE_CHECKING:
@@ -24,6 +24,14 @@ class OutputComparison(Metric):
     """Whether outputs that differ in length cannot be compared."""
     unit: ClassVar[str]
 
+    def for_runs(self, run: RunResult, reference: RunResult) -> Self:
+        """The same with what it takes from the runs filled in."""
+        return self
+
+    def remark(self) -> Remark:
+        """What was done before the comparison, where there is something to say."""
+        return {}
+
     def clip_value(self, output: Vector, reference: Vector) -> float:
         """The number of one clip."""
         raise NotImplementedError
@@ -39,8 +47,9 @@ class OutputComparison(Metric):
         from hubpub.measure.stats import value_interval
 
         reference = self._reference(against)
+        value_of = self.for_runs(run, reference).clip_value
         pairs = paired_outputs(run, reference, same_shape=self.same_shape)
-        values = [self.clip_value(output, other) for _, output, other in pairs]
+        values = [value_of(output, other) for _, output, other in pairs]
         return [
             self._figure(
                 run,
@@ -52,6 +61,7 @@ class OutputComparison(Metric):
                 n=len(values),
                 n_unit="utterances",
                 reference=reference.job.run,
+                **self.remark(),
             )
             for name, statistic in self.statistics().items()
         ]

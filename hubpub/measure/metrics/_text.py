@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from hubpub.corpus.corpus import Clip, Corpus, Spoken
+from hubpub.corpus.corpus import Clip, Corpus, Prompt, Spoken
 from hubpub.errors import MeasureError
 from hubpub.measure.measurement import Measurement
 from hubpub.measure.metrics.base import Metric
@@ -56,7 +56,7 @@ class ErrorRate(Metric):
         return [edits(reference, hypothesis, self.unit) for reference, hypothesis in pairs]
 
     def _parts(
-        self, clips: Sequence[Clip], references: Sequence[str], indices: Sequence[int], timed: RunResult | None
+        self, clips: Sequence[Clip | Prompt], references: Sequence[str], indices: Sequence[int], timed: RunResult | None
     ) -> list[Part]:
         """Everything, each clip, each stratum.
 
@@ -81,9 +81,9 @@ class ErrorRate(Metric):
             parts += by_section(times, self.section_s)
         return parts
 
-    def _pieces(self, clip: Clip, index: int, timed: RunResult | None) -> Sequence[Piece | Spoken]:
+    def _pieces(self, clip: Clip | Prompt, index: int, timed: RunResult | None) -> Sequence[Piece | Spoken]:
         """What is said in which stretch of a clip: as the corpus knows, else as a run heard it."""
-        if clip.spoken is not None and self.of_transcripts:
+        if isinstance(clip, Clip) and clip.spoken is not None and self.of_transcripts:
             return clip.spoken
         if timed is None:
             fix = "name a run with segments under `reference`"

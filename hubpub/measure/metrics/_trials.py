@@ -63,8 +63,8 @@ class VerificationMetric(Metric):
     def _trials(self, run: RunResult, corpus: Corpus) -> Trials:
         from hubpub.measure.verification import make_trials
 
-        speakers = [clip.provenance.speaker for clip in corpus.clips]
-        recordings = None if self.pairs == "all" else [clip.audio for clip in corpus.clips]
+        speakers = [clip.provenance.speaker for clip in corpus.recorded]
+        recordings = None if self.pairs == "all" else [clip.audio for clip in corpus.recorded]
         trials = make_trials(speakers, recordings, most=self.most_trials, seed=self.seed)
         for kind, there in (("of one speaker", trials.target.any()), ("of two speakers", (~trials.target).any())):
             if not there:

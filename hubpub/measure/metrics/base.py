@@ -109,7 +109,13 @@ class Metric(BaseModel):
         )
 
 
-class _Fields(TypedDict, total=False):
+class Remark(TypedDict, total=False):
+    """What was done, or left out, before a comparison."""
+
+    normalizer: str
+
+
+class _Fields(Remark, total=False):
     metric: str
     value: float
     unit: str
@@ -118,7 +124,6 @@ class _Fields(TypedDict, total=False):
     against: str | None
     reference: str | None
     subset: str | None
-    normalizer: str
     observed: bool
 
 

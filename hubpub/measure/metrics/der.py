@@ -57,7 +57,7 @@ class Der(Metric):
     def _measure(self, run: RunResult, corpus: Corpus, against: RunResult | None) -> list[Measurement]:
         from hubpub.measure.stats import ratio_interval
 
-        ids = [clip.id for clip in corpus.clips if clip.turns is not None]
+        ids = [clip.id for clip in corpus.recorded if clip.turns is not None]
         mine = self._parts(run, corpus)
         speech = [part.speech for part in mine]
         if not sum(speech):
@@ -125,7 +125,7 @@ class Der(Metric):
         from hubpub.measure.diarization import compare_turns
 
         parts = []
-        for clip, utterance in zip(corpus.clips, run.utterances, strict=True):
+        for clip, utterance in zip(corpus.recorded, run.utterances, strict=True):
             if clip.turns is None:
                 continue
             if utterance.turns is None:

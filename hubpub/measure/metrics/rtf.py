@@ -51,7 +51,9 @@ class Rtf(Metric):
         ]
         if against is None:
             return figures
-        other = [timing.wall_s for timing in against.timings]
+        # A voice may speak faster than another: what the other would have taken for as much audio.
+        pairs = zip(against.timings, against.utterances, audio, strict=True)
+        other = [timing.wall_s * (mine / utterance.audio_s) for timing, utterance, mine in pairs]
         delta = self._figure(
             run,
             paired_ratio_interval(work, other, audio),

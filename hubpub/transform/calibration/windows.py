@@ -53,7 +53,7 @@ class CorpusWindows:
 
         self._folder = folder
         self._spec = spec
-        self._clips = Corpus.load(folder).clips
+        self._clips = Corpus.load(folder).recorded
         ports = interface_of(model).inputs
         inputs = (Input(port.name, port.type, None if port.shape is None else len(port.shape)) for port in ports)
         self._feed = Feed(spec.features, inputs, model.name)
