@@ -17,7 +17,7 @@ from hubpub.corpus.prepare import VERSION as CORPUS_VERSION
 from hubpub.corpus.prepare import prepare
 from hubpub.corpus.rows import LIBRARIES as DATASET_LIBRARIES
 from hubpub.corpus.spec import CorpusSpec
-from hubpub.errors import MeasureError, OnnxFileError, StepError
+from hubpub.errors import CoremlFileError, MeasureError, OnnxFileError, StepError
 from hubpub.measure.clients.base import Client
 from hubpub.measure.machine import machine
 from hubpub.measure.measurement import Measurement
@@ -59,7 +59,7 @@ class TransformTask(Task):
         """Apply it."""
         try:
             return Outcome(self.transform.apply(room.inputs / self.primary, room.outputs / self.target, room.progress))
-        except (OnnxFileError, StepError) as error:
+        except (OnnxFileError, CoremlFileError, StepError) as error:
             raise named_for_the_reader(error, self.where, room.inputs, room.outputs) from error
 
 

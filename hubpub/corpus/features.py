@@ -126,9 +126,8 @@ def _power(frames: _Floats, size: int) -> _Floats:
 
 @cache
 def _kaldi_window(name: str) -> _Floats:
-    if name == "hamming":
-        return np.hamming(_WINDOW)
-    return np.hanning(_WINDOW) ** (0.85 if name == "povey" else 1.0)
+    window = np.hamming(_WINDOW) if name == "hamming" else np.hanning(_WINDOW) ** (0.85 if name == "povey" else 1.0)
+    return window.astype(np.float64)
 
 
 @cache
