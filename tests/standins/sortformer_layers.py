@@ -1,7 +1,9 @@
 """The two programs of a Sortformer pipeline, in MIL: layers as in NeMo's FastConformer and Transformer encoders.
 
-Random layers say the same of every frame unless something is done: the first convolution takes means of the features
-off, and the rows of the last layer sum to zero, so that what all frames have in common gives nothing.
+Random layers say nearly the same of every frame, and a small change of any weight changes that: no trained model is so.
+So what a layer adds to its input is small, and four directions, one for each speaker, lead through the network: from
+random sums of what the convolutions find, over embeddings and projection, to the last layer, whose mean over the frames
+is taken off, which is the one thing that the real head does not do: every speaker is on and off, whatever is heard.
 """
 
 from __future__ import annotations
@@ -17,7 +19,10 @@ from standin_weights import normal
 
 WIDTH, HEAD_WIDTH, SPEAKERS, BANDS = 512, 192, 4, 128
 _HEADS = 8
-_SHARPNESS = 6.0  # standard deviation of the last layer's outputs, roughly
+_SHARPNESS = 1.0  # of the last layer, so that most probabilities are near 0 or 1
+_LEAD = 4.0
+_MEAN, _SPREAD = 13.0, 3.0  # of log-mel features of speech, roughly; the first is minus the mean
+_BRANCH = 0.2  # what a layer adds to what goes past it, as in trained models small
 _FAR = -1e4  # what a frame that is not there is given before a softmax; fp16 holds it
 
 Floats = npt.NDArray[np.float32]
@@ -52,17 +57,22 @@ def pre_encoder(scale: Scale, checkpoint: str, variant: Any) -> Any:
     def program(
         chunk: Any, chunk_lengths: Any, spkcache: Any, spkcache_lengths: Any, fifo: Any, fifo_lengths: Any
     ) -> Any:
-        x = mb.expand_dims(x=chunk, axes=[1])
-        x = _conv2d(x, weights("pre/conv0", (scale.channels, 1, 3, 3), centered=True, std=0.5), stride=2)
+        there = mb.less(x=np.arange(8 * count, dtype=np.int32), y=chunk_lengths)
+        there = mb.reshape(x=mb.cast(x=there, dtype="fp32"), shape=[1, 8 * count, 1])
+        x = mb.mul(x=mb.add(x=chunk, y=weights.number(_MEAN)), y=weights.number(1 / _SPREAD))
+        x = mb.expand_dims(x=mb.mul(x=x, y=there), axes=[1])
+        x = _conv2d(x, weights("pre/conv0", (scale.channels, 1, 3, 3)), stride=2)
         x = mb.relu(x=x)
         for number in (1, 2):
-            depthwise = weights(f"pre/dw{number}", (scale.channels, 1, 3, 3), std=0.5)
+            depthwise = weights(f"pre/dw{number}", (scale.channels, 1, 3, 3), std=0.3) + weights.number(
+                0.2
+            )  # a mean, roughly
             x = _conv2d(x, depthwise, stride=2, groups=scale.channels)
             x = _conv2d(x, weights(f"pre/pw{number}", (scale.channels, scale.channels, 1, 1), std=1.4))
             x = mb.relu(x=x)
         x = mb.transpose(x=x, perm=[0, 2, 1, 3])
         x = mb.reshape(x=x, shape=[1, count, scale.channels * BANDS // 8])
-        x = mb.linear(x=x, weight=weights("pre/out", (WIDTH, scale.channels * BANDS // 8), centered=True))
+        x = mb.linear(x=x, weight=weights.leading("pre/out", "heard", (WIDTH, scale.channels * BANDS // 8), "width"))
         embeddings = mb.identity(x=x, name="chunk_pre_encoder_embs")
         length = chunk_lengths
         for _ in range(3):
@@ -105,13 +115,18 @@ def head(scale: Scale, checkpoint: str, variant: Any) -> Any:
         x = mb.cast(x=pre_encoder_embs, dtype="fp16")
         for number in range(scale.conformers):
             x = _conformer(x, weights.under(f"fc{number}"), scale, positions, far, kept)
-        x = mb.linear(x=x, weight=weights("proj", (HEAD_WIDTH, WIDTH)))
+        x = mb.linear(x=x, weight=weights.leading("proj", "width", (HEAD_WIDTH, WIDTH), "head"))
         for number in range(scale.transformers):
             x = _transformer(x, weights.under(f"tf{number}"), scale, far)
-        hidden = mb.linear(x=mb.relu(x=x), weight=weights("hidden", (HEAD_WIDTH, HEAD_WIDTH), std=1.4, centered=True))
-        last = weights("speakers", (SPEAKERS, HEAD_WIDTH), std=_SHARPNESS, centered=True)
-        speakers = mb.sigmoid(x=mb.linear(x=mb.relu(x=hidden), weight=last))
+        hidden = mb.linear(x=mb.relu(x=x), weight=weights.leading("hidden", "head", (HEAD_WIDTH, HEAD_WIDTH), "hidden"))
+        last = weights("speakers", (SPEAKERS, HEAD_WIDTH), std=_BRANCH) + weights.number(
+            _SHARPNESS
+        ) * weights.directions("hidden", HEAD_WIDTH)
+        speakers = mb.linear(x=mb.relu(x=hidden), weight=last)
         mask = mb.reshape(x=kept, shape=[1, total, 1])
+        sums = mb.reduce_sum(x=mb.mul(x=speakers, y=mask), axes=[1], keep_dims=True)
+        speakers = mb.sub(x=speakers, y=mb.real_div(x=sums, y=mb.cast(x=pre_encoder_lengths, dtype="fp16")))
+        speakers = mb.sigmoid(x=speakers)
         predictions = mb.cast(x=mb.mul(x=speakers, y=mask), dtype="fp32", name="speaker_preds")
         inside = mb.cast(x=x, dtype="fp32", name="nest_encoder_embs")
         return predictions, inside, mb.identity(x=pre_encoder_lengths, name="nest_encoder_lengths")
@@ -138,13 +153,25 @@ class _Weights:
     def number(self, value: float) -> Any:
         return self._dtype(value)
 
-    def __call__(self, name: str, shape: tuple[int, ...], *, std: float = 1.0, centered: bool = False) -> Any:
-        """Normal values; ``std`` before the division by the square root of the inputs; rows that sum to zero."""
+    def __call__(self, name: str, shape: tuple[int, ...], *, std: float = 1.0) -> Any:
+        """Normal values; ``std`` before the division by the square root of the inputs."""
         values = normal(f"sortformer/{self._prefix}/{name}", int(np.prod(shape))).reshape(shape)
         inputs = int(np.prod(shape[1:]))
-        if centered:
-            values = values - values.mean(axis=tuple(range(1, len(shape))), keepdims=True)
         return (values * np.float32(std / np.sqrt(inputs))).astype(self._dtype)
+
+    def directions(self, name: str, size: int) -> Any:
+        """One of length 1 for each speaker, ``[speakers, size]``, blind to levels and slopes over 16 bands."""
+        found = normal(f"sortformer/{self._prefix}/directions/{name}", SPEAKERS * size).reshape(SPEAKERS, -1, 16)
+        slope = np.linspace(-1, 1, 16)
+        found = found - found.mean(axis=2, keepdims=True)
+        found = (found - (found @ slope)[..., None] * slope / (slope @ slope)).reshape(SPEAKERS, size)
+        return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(self._dtype)
+
+    def leading(self, name: str, start: str, shape: tuple[int, int], end: str) -> Any:
+        """Normal values, and what leads the directions ``start`` to the directions ``end``."""
+        first = self.directions(start, shape[1]).astype(np.float32)
+        last = self.directions(end, shape[0]).astype(np.float32)
+        return (_LEAD * last.T @ first + _BRANCH * self(name, shape).astype(np.float32)).astype(self._dtype)
 
     def bias(self, name: str, size: int) -> Any:
         return (0.02 * normal(f"sortformer/{self._prefix}/{name}", size)).astype(self._dtype)
@@ -164,7 +191,7 @@ def _conformer(x: Any, weights: _Weights, scale: Scale, positions: Any, far: Any
 def _feed_forward(x: Any, weights: _Weights, inner: int) -> Any:
     x = _norm(x, weights, "norm", WIDTH)
     x = mb.silu(x=mb.linear(x=x, weight=weights("in", (inner, WIDTH)), bias=weights.bias("in_bias", inner)))
-    x = mb.linear(x=x, weight=weights("out", (WIDTH, inner)), bias=weights.bias("out_bias", WIDTH))
+    x = mb.linear(x=x, weight=weights("out", (WIDTH, inner), std=_BRANCH), bias=weights.bias("out_bias", WIDTH))
     return mb.mul(x=x, y=weights.number(0.5))
 
 
@@ -186,7 +213,7 @@ def _relative_attention(x: Any, weights: _Weights, positions: Any, far: Any) -> 
     scores = mb.mul(x=mb.add(x=content, y=shifted), y=weights.number(1 / np.sqrt(size)))
     mixed = mb.matmul(x=mb.softmax(x=mb.add(x=scores, y=far), axis=-1), y=value)
     mixed = mb.reshape(x=mb.transpose(x=mixed, perm=[0, 2, 1, 3]), shape=[1, frames, WIDTH])
-    return mb.linear(x=mixed, weight=weights("out", (WIDTH, WIDTH)))
+    return mb.linear(x=mixed, weight=weights("out", (WIDTH, WIDTH), std=_BRANCH))
 
 
 def _convolution(x: Any, weights: _Weights, kept: Any) -> Any:
@@ -195,7 +222,7 @@ def _convolution(x: Any, weights: _Weights, kept: Any) -> Any:
     left, right = mb.split(x=x, num_splits=2, axis=1)
     x = mb.mul(x=mb.mul(x=left, y=mb.sigmoid(x=right)), y=kept)
     x = mb.conv(x=x, weight=weights("dw", (WIDTH, 1, 9)), pad_type="custom", pad=[4, 4], groups=WIDTH)
-    x = mb.conv(x=mb.silu(x=x), weight=weights("pw2", (WIDTH, WIDTH, 1)), pad_type="valid")
+    x = mb.conv(x=mb.silu(x=x), weight=weights("pw2", (WIDTH, WIDTH, 1), std=_BRANCH), pad_type="valid")
     return mb.transpose(x=x, perm=[0, 2, 1])
 
 
@@ -207,10 +234,12 @@ def _transformer(x: Any, weights: _Weights, scale: Scale, far: Any) -> Any:
     scores = mb.mul(x=mb.matmul(x=query, y=key, transpose_y=True), y=weights.number(1 / np.sqrt(size)))
     mixed = mb.matmul(x=mb.softmax(x=mb.add(x=scores, y=far), axis=-1), y=value)
     mixed = mb.reshape(x=mb.transpose(x=mixed, perm=[0, 2, 1, 3]), shape=[1, frames, HEAD_WIDTH])
-    mixed = mb.linear(x=mixed, weight=weights("out", (HEAD_WIDTH, HEAD_WIDTH)))
+    mixed = mb.linear(x=mixed, weight=weights("out", (HEAD_WIDTH, HEAD_WIDTH), std=_BRANCH))
     x = _norm(mb.add(x=x, y=mixed), weights, "norm1", HEAD_WIDTH)
     inside = mb.relu(x=mb.linear(x=x, weight=weights("in", (inner, HEAD_WIDTH)), bias=weights.bias("in_bias", inner)))
-    inside = mb.linear(x=inside, weight=weights("to", (HEAD_WIDTH, inner)), bias=weights.bias("bias", HEAD_WIDTH))
+    inside = mb.linear(
+        x=inside, weight=weights("to", (HEAD_WIDTH, inner), std=_BRANCH), bias=weights.bias("bias", HEAD_WIDTH)
+    )
     return _norm(mb.add(x=x, y=inside), weights, "norm2", HEAD_WIDTH)
 
 
