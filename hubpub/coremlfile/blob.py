@@ -7,6 +7,7 @@ there, and pages of seven packages would count as memory.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import struct
@@ -20,6 +21,8 @@ from hubpub.errors import CoremlFileError
 ALIGNMENT = 64
 VERSION = 2
 SENTINEL = 0xDEADBEEF
+HEADER = 64
+"""Bytes of the file's header."""
 _HEADER = struct.Struct("<II56x")  # number of blobs, version
 _METADATA = struct.Struct("<IIQQQ32x")  # sentinel, type, bytes, offset of the data, unused bits of the last byte
 _AGAIN = "fetch or convert the package again"
@@ -60,11 +63,11 @@ class BlobFile:
         self.where = where
         fd, self.size = open_regular(path, where)
         try:
-            if self.size < _HEADER.size:
+            if self.size < HEADER:
                 raise CoremlFileError(
                     f"has {self.size} bytes, fewer than the header of a weight file", where=where, fix=_AGAIN
                 )
-            head = _pread(fd, 0, _HEADER.size, where)
+            head = _pread(fd, 0, HEADER, where)
         finally:
             os.close(fd)
         if head.startswith(b"version https://"):
@@ -88,7 +91,7 @@ class BlobFile:
             CoremlFileError: there is no such blob, or it is of another type or size, or ends past the end.
         """
         at = f"{self.where}: {what}"
-        if offset % ALIGNMENT or offset < _HEADER.size:
+        if offset % ALIGNMENT or offset < HEADER:
             raise CoremlFileError(f"offset {offset} is none of a blob", where=at, fix=_AGAIN)
         if offset + _METADATA.size > self.size:
             raise CoremlFileError(f"offset {offset} is past the end, at {self.size}", where=at, fix=_AGAIN)
@@ -126,9 +129,10 @@ class BlobWriter:
 
     def __init__(self, path: Path, progress: Callable[[int], None] | None = None) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        self._end = _HEADER.size
+        self._end = HEADER
         self._count = 0
         self._progress = progress or (lambda _: None)
+        self._digest = hashlib.sha256()
 
     def __enter__(self) -> BlobWriter:
         """Itself."""
@@ -141,6 +145,11 @@ class BlobWriter:
         finally:
             os.close(self._fd)
 
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of all blobs with their metadata."""
+        return self._digest.digest()
+
     def add(self, kind: ElementType, count: int, data: bytes) -> int:
         """Append a blob of ``count`` elements whose packed bytes are ``data``.
 
@@ -152,7 +161,11 @@ class BlobWriter:
         offset = -(-self._end // ALIGNMENT) * ALIGNMENT
         start = offset + _METADATA.size
         unused = len(data) * 8 - count * kind.bits
-        _pwrite(self._fd, offset, _METADATA.pack(SENTINEL, kind.blob, len(data), start, unused) + data)
+        head = _METADATA.pack(SENTINEL, kind.blob, len(data), start, unused)
+        _pwrite(self._fd, offset, head)
+        _pwrite(self._fd, start, data)
+        self._digest.update(head)
+        self._digest.update(data)
         self._end = start + len(data)
         self._count += 1
         self._progress(len(data))

@@ -7,7 +7,9 @@ content of the model, so that the same model gets the same ones.
 from __future__ import annotations
 
 import json
+import os
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -16,9 +18,6 @@ from hubpub.errors import CoremlFileError
 
 NAME = "Manifest.json"
 DATA = "Data"
-AUTHOR = "com.apple.CoreML"
-MODEL_PATH = f"{AUTHOR}/model.mlmodel"
-WEIGHTS_PATH = f"{AUTHOR}/weights"
 _MAX_BYTES = 1 << 20
 _AGAIN = "fetch or convert the package again"
 
@@ -52,7 +51,8 @@ class Manifest:
         path = package / NAME
         if not path.is_symlink() and not path.exists():
             raise CoremlFileError(f"has no {NAME}, so it is not an ML package", where=package.name, fix=_AGAIN)
-        _, size = _close(open_regular(path, where))
+        fd, size = open_regular(path, where)
+        os.close(fd)
         if size > _MAX_BYTES:
             raise CoremlFileError(f"has {size} bytes, more than {_MAX_BYTES}", where=where, fix=_AGAIN)
         try:
@@ -101,30 +101,27 @@ def check_inside(package: Path, path: PurePosixPath, where: str) -> Path:
     return at
 
 
-def manifest_bytes(model_sha256: str, *, weights: bool) -> bytes:
-    """The manifest of a package whose model file has the digest ``model_sha256``; with a folder of weights or not."""
-    identifier = _identifier(model_sha256, "model.mlmodel")
+def manifest_bytes(items: Iterable[Item], root: Item, digest: str) -> bytes:
+    """The manifest of a package whose content has the digest ``digest``; the identifiers are derived from it."""
     entries = {
-        identifier: {
-            "author": AUTHOR,
-            "description": "CoreML Model Specification",
-            "name": "model.mlmodel",
-            "path": MODEL_PATH,
+        _identifier(digest, item): {
+            "author": item.author,
+            "description": item.description,
+            "name": item.name,
+            "path": str(item.path),
         }
+        for item in items
     }
-    if weights:
-        entries[_identifier(model_sha256, "weights")] = {
-            "author": AUTHOR,
-            "description": "CoreML Model Weights",
-            "name": "weights",
-            "path": WEIGHTS_PATH,
-        }
-    document = {"fileFormatVersion": "1.0.0", "itemInfoEntries": entries, "rootModelIdentifier": identifier}
+    document = {
+        "fileFormatVersion": "1.0.0",
+        "itemInfoEntries": entries,
+        "rootModelIdentifier": _identifier(digest, root),
+    }
     return (json.dumps(document, indent=4, sort_keys=True) + "\n").encode()
 
 
-def _identifier(digest: str, name: str) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{digest} {name}")).upper()
+def _identifier(digest: str, item: Item) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{digest} {item.path}")).upper()
 
 
 def _item(identifier: object, entry: object, where: str) -> Item:
@@ -137,10 +134,3 @@ def _item(identifier: object, entry: object, where: str) -> Item:
         )
     texts = {key: str(entry.get(key, "")) for key in ("name", "author", "description")}
     return Item(identifier, PurePosixPath(path), **texts)
-
-
-def _close(opened: tuple[int, int]) -> tuple[int, int]:
-    import os
-
-    os.close(opened[0])
-    return opened

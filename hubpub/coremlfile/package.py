@@ -12,7 +12,7 @@ from hubpub.coremlfile.blob import BlobFile, BlobRef, open_regular
 from hubpub.coremlfile.dtypes import ElementType
 from hubpub.coremlfile.manifest import DATA, Manifest, check_inside
 from hubpub.coremlfile.proto import messages
-from hubpub.coremlfile.values import shape_of, tensor_type, unpacked
+from hubpub.coremlfile.values import count_of, shape_of, tensor_type, unpacked
 from hubpub.errors import CoremlFileError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Package:
         manifest = Manifest.read(path)
         file = check_inside(path, PurePosixPath(DATA, manifest.root.path), where)
         spec = _parse(file, f"{where}/{DATA}/{manifest.root.path}")
-        package = cls(path, manifest, spec, tuple(_parts(spec, where)))
+        package = cls(path, manifest, spec, tuple(parts_of(spec, where)))
         if not package.programs:
             raise CoremlFileError(_what_instead(spec.WhichOneof("Type")), where=where, fix=_CONVERT)
         return package
@@ -156,7 +156,7 @@ class Package:
         if kind is None or kind.blob is None:
             raise CoremlFileError(f"{what} is of a type that weight files cannot hold", where=self.path.name)
         reference = value.blobFileValue
-        return kind, shape, self.weight_file(reference.fileName).blob(reference.offset, kind, _count(shape), what)
+        return kind, shape, self.weight_file(reference.fileName).blob(reference.offset, kind, count_of(shape), what)
 
     def array(self, value: Any, what: str) -> np.ndarray[Any, np.dtype[Any]]:
         """A tensor `Value`, wherever it lies; types below 8 bits come as one element per byte.
@@ -170,7 +170,7 @@ class Package:
         """
         if value.WhichOneof("value") == "blobFileValue":
             kind, shape, ref = self.blob(value, what)
-            return kind.unpack(ref.read(), _count(shape)).reshape(shape)
+            return kind.unpack(ref.read(), count_of(shape)).reshape(shape)
         return unpacked(value, what, self.path.name)
 
 
@@ -218,7 +218,8 @@ def _parse(file: Path, where: str) -> Any:
     return spec
 
 
-def _parts(spec: Any, where: str) -> Iterator[Part]:
+def parts_of(spec: Any, where: str) -> Iterator[Part]:
+    """The models of a `Model` message; ``where`` is for errors."""
     kind = spec.WhichOneof("Type")
     if kind not in _PIPELINES:
         yield Part(0, "", kind, spec)
@@ -254,10 +255,3 @@ def _features(features: Any) -> dict[str, str]:
             text = f"{dtype.lower()}{list(array.shape)}" + (f" {text}" if flexible or array.shape == [] else "")
         found[feature.name] = text if kind == "multiArrayType" else f"{kind} {text}"
     return found
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count

@@ -52,6 +52,14 @@ def shape_of(value: Any, what: str, where: str) -> tuple[int, ...]:
     return tuple(sizes)
 
 
+def count_of(shape: tuple[int, ...]) -> int:
+    """Number of elements."""
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
 def unpacked(value: Any, what: str, where: str) -> np.ndarray[Any, np.dtype[Any]]:
     """A tensor that is an immediate value; strings as an array of objects.
 
@@ -61,7 +69,7 @@ def unpacked(value: Any, what: str, where: str) -> np.ndarray[Any, np.dtype[Any]
     import numpy as np
 
     kind, shape = tensor_type(value, what, where), shape_of(value, what, where)
-    count = int(np.prod(shape, dtype=np.int64))
+    count = count_of(shape)
     immediate = value.immediateValue
     if value.WhichOneof("value") != "immediateValue" or immediate.WhichOneof("value") != "tensor":
         raise CoremlFileError(f"{what} has no value", where=where, fix=_AGAIN)

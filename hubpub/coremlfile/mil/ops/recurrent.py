@@ -95,13 +95,12 @@ def _attributes(op: Operation, back: bool, gates: Sequence[str]) -> dict[str, An
         if each not in ACTIVATIONS:
             raise op.fail(f"its activation {each} is not known")
     names = [ACTIVATIONS[each] for each in gates]
-    return {
-        "hidden_size": op.sizes("weight_hh")[-1],
-        "direction": "bidirectional" if back else "forward",
-        "activations": names,
-        "activation_alpha": [_ALPHA[name] for name in names if name in _ALPHA],
-        "activation_beta": [_BETA[name] for name in names if name in _BETA],
-    }
+    direction = "bidirectional" if back else "forward"
+    found = {"hidden_size": op.sizes("weight_hh")[-1], "direction": direction, "activations": names}
+    for attribute, numbers in (("activation_alpha", _ALPHA), ("activation_beta", _BETA)):
+        if given := [numbers[name] for name in names if name in numbers]:
+            found[attribute] = given
+    return found
 
 
 def _sequence(op: Operation, graph: Graph) -> Operand:
