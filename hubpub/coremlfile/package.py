@@ -95,6 +95,12 @@ class Package:
         """Whether the package runs several models one after the other."""
         return self.spec.WhichOneof("Type") in _PIPELINES
 
+    def interface(self) -> list[bytes]:
+        """What the package takes and gives, in order, to be compared with another's."""
+        description = self.spec.description
+        features = (*description.input, *description.output, *description.state, *description.functions)
+        return [feature.SerializeToString(deterministic=True) for feature in features]
+
     def part(self, chosen: str | int) -> Part:
         """The part of that name, or at that place of the pipeline.
 

@@ -20,11 +20,12 @@ from hubpub.transform.palettize import Palettize
 from hubpub.transform.safetensors_int8 import SafetensorsInt8
 from hubpub.transform.shard import Shard
 from hubpub.transform.smoothquant_int8 import SmoothQuantInt8
+from hubpub.transform.split_aliases import SplitAliases
 from hubpub.transform.static_int8 import StaticInt8
 from hubpub.transform.weight_only import WeightOnly
 
 Transform = Annotated[
-    Shard | Fp16 | SmoothQuantInt8 | StaticInt8 | DynamicInt8 | WeightOnly | SafetensorsInt8 | Palettize,
+    Shard | Fp16 | SmoothQuantInt8 | StaticInt8 | DynamicInt8 | WeightOnly | SafetensorsInt8 | Palettize | SplitAliases,
     Field(discriminator="transform"),
 ]
 """The union of transformations, told apart by ``transform``: a new one adds a line here."""

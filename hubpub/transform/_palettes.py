@@ -232,7 +232,7 @@ def verify(target: Path, source: Package, made: Plan, sizes: dict[str, int], wan
     where = target.name
     for part in written.programs:
         check_program(written, part)
-    if _interface(written) != _interface(source):
+    if written.interface() != source.interface():
         raise StepError("the inputs or outputs of the written package are not those of the source", where=where)
     there = {
         (part.index, output.name)
@@ -261,9 +261,3 @@ def verify(target: Path, source: Package, made: Plan, sizes: dict[str, int], wan
 def table(made: Plan) -> str:
     """Each palettized weight with its bytes, in one line."""
     return ", ".join(f"{each.weight.where} {each.weight.ref.nbytes} to {each.nbytes}" for each in made.chosen)
-
-
-def _interface(package: Package) -> list[bytes]:
-    description = package.spec.description
-    features = (*description.input, *description.output, *description.state, *description.functions)
-    return [feature.SerializeToString(deterministic=True) for feature in features]
