@@ -44,10 +44,8 @@ def conv(
     found = np.zeros((x.shape[0], weight.shape[0], *sizes))
     each_in, each_out = weight.shape[1], weight.shape[0] // groups
     for place in itertools.product(*map(range, sizes)):
-        window = x[
-            (slice(None), slice(None))
-            + tuple(slice(p * s, p * s + n, d) for p, s, n, d in zip(place, strides, spans, dilations, strict=True))
-        ]
+        where = tuple(slice(p * s, p * s + n, d) for p, s, n, d in zip(place, strides, spans, dilations, strict=True))
+        window = x[(slice(None), slice(None), *where)]
         for group in range(groups):
             part = window[:, group * each_in : (group + 1) * each_in].reshape(len(x), -1)
             rows = weight[group * each_out : (group + 1) * each_out].reshape(each_out, -1).astype(np.float64)

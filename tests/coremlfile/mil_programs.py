@@ -22,6 +22,19 @@ IOS = {15: ct.target.iOS15, 16: ct.target.iOS16, 17: ct.target.iOS17, 18: ct.tar
 SPECIFICATION = {15: 6, 16: 7, 17: 8, 18: 9}
 
 
+class Chance:
+    """NumPy's generator, started anew before each test and each example of one, so that a failure comes again."""
+
+    def __init__(self) -> None:
+        self.anew()
+
+    def anew(self) -> None:
+        self._numbers = np.random.default_rng(0)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._numbers, name)
+
+
 def outputs_of(found: Any) -> list[Any]:
     return list(found) if isinstance(found, (tuple, list)) else [found]
 
@@ -49,7 +62,7 @@ def build(function: Callable[..., Any], inputs: Mapping[str, Array], ios: int) -
     # The builder takes the names of the inputs from the function's parameters.
     scope: dict[str, Any] = {"body": body}
     names = ", ".join(inputs)
-    exec(f"def program({names}):\n    return body({names})", scope)  # noqa: S102
+    exec(f"def program({names}):\n    return body({names})", scope)
     return mb.program(input_specs=specs, opset_version=IOS[ios])(scope["program"])
 
 

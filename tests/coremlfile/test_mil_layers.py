@@ -9,11 +9,16 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from mil_programs import check, like, mb, run
+from mil_programs import Chance, check, like, mb, run
 
-RNG = np.random.default_rng(2)
+RNG = Chance()
 FEW = settings(max_examples=30, deadline=None)
 CLOSE = {"rtol": 1e-4, "atol": 2e-5}
+
+
+@pytest.fixture(autouse=True)
+def _anew() -> None:
+    RNG.anew()
 
 
 def normal(*shape: int, scale: float = 1.0) -> np.ndarray:
@@ -27,6 +32,7 @@ KINDS = ["valid", "same", "same_lower", "custom"]
 @given(st.data())
 def test_conv(data: st.DataObject) -> None:
     """One to three axes; kernels, strides, dilations, groups, every padding."""
+    RNG.anew()
     rank = data.draw(st.integers(1, 3))
     groups, each_in, each_out = (data.draw(st.integers(1, 2)) for _ in range(3))
     sizes = [data.draw(st.integers(5, 8)) for _ in range(rank)]
@@ -62,6 +68,7 @@ def test_conv_by_a_computed_weight() -> None:
 @FEW
 @given(st.data())
 def test_conv_transpose(data: st.DataObject) -> None:
+    RNG.anew()
     rank = data.draw(st.integers(1, 2))
     groups, each_in, each_out = (data.draw(st.integers(1, 2)) for _ in range(3))
     sizes = [data.draw(st.integers(2, 5)) for _ in range(rank)]
@@ -104,6 +111,7 @@ def test_conv_transpose(data: st.DataObject) -> None:
 @FEW
 @given(st.data())
 def test_pools(data: st.DataObject) -> None:
+    RNG.anew()
     rank = data.draw(st.integers(1, 3))
     sizes = [data.draw(st.integers(4, 7)) for _ in range(rank)]
     kernel = [data.draw(st.integers(1, 3)) for _ in range(rank)]
@@ -198,13 +206,13 @@ def test_local_response_norm(size: int) -> None:
     check(lambda x: mb.local_response_norm(x=x, size=size, **given_), {"x": x}, [wanted.astype(np.float32)], **CLOSE)
 
 
-S, B, I, H = 5, 2, 3, 4
+S, B, WIDTH, H = 5, 2, 3, 4
 
 
 def recurrent(gates: int, directions: int = 1) -> list[dict[str, np.ndarray]]:
     return [
         {
-            "w": normal(gates * H, I, scale=0.5),
+            "w": normal(gates * H, WIDTH, scale=0.5),
             "r": normal(gates * H, H, scale=0.5),
             "b": normal(gates * H),
             "p": normal(3 * H),
@@ -219,7 +227,7 @@ def recurrent(gates: int, directions: int = 1) -> list[dict[str, np.ndarray]]:
 def test_lstm(direction: str, sequence: bool, full: bool) -> None:
     both = direction == "bidirectional"
     sides = recurrent(4, 2 if both else 1)
-    x, h, c = normal(S, B, I), normal(B, H * len(sides)), normal(B, H * len(sides))
+    x, h, c = normal(S, B, WIDTH), normal(B, H * len(sides)), normal(B, H * len(sides))
     given_: dict[str, Any] = {"direction": direction, "output_sequence": sequence}
     for side, suffix in zip(sides, ("", "_back"), strict=False):
         given_ |= {f"weight_ih{suffix}": side["w"], f"weight_hh{suffix}": side["r"]}
@@ -254,7 +262,7 @@ def test_lstm(direction: str, sequence: bool, full: bool) -> None:
 @pytest.mark.parametrize("names", [("hard_sigmoid", "tanh", "linear"), ("sigmoid", "relu", "scaled_tanh")])
 def test_other_activations_of_an_lstm(names: tuple[str, str, str]) -> None:
     (side,) = recurrent(4)
-    x, h, c = normal(S, B, I), normal(B, H), normal(B, H)
+    x, h, c = normal(S, B, WIDTH), normal(B, H), normal(B, H)
     wanted = layers.lstm(x, h, c, side["w"], side["r"], side["b"], 0 * side["p"], names)
     keys = dict(zip(("recurrent_activation", "cell_activation", "activation"), names, strict=True))
     given_ = {"weight_ih": side["w"], "weight_hh": side["r"], "bias": side["b"], "output_sequence": True}
@@ -271,7 +279,7 @@ def test_other_activations_of_an_lstm(names: tuple[str, str, str]) -> None:
 @pytest.mark.parametrize("names", [("sigmoid", "tanh"), ("hard_sigmoid", "relu")])
 def test_gru(direction: str, sequence: bool, names: tuple[str, str]) -> None:
     (side,) = recurrent(3)
-    x, h = normal(S, B, I), normal(B, H)
+    x, h = normal(S, B, WIDTH), normal(B, H)
     steps, last = layers.gru(x if direction == "forward" else x[::-1], h, side["w"], side["r"], side["b"], names)
     keys = dict(zip(("recurrent_activation", "activation"), names, strict=True))
     given_ = {"weight_ih": side["w"], "weight_hh": side["r"], "bias": side["b"], "direction": direction}
@@ -288,7 +296,7 @@ def test_gru(direction: str, sequence: bool, names: tuple[str, str]) -> None:
 @pytest.mark.parametrize("activation", ["tanh", "relu", "sigmoid"])
 def test_rnn(direction: str, sequence: bool, activation: str) -> None:
     (side,) = recurrent(1)
-    x, h = normal(S, B, I), normal(B, H)
+    x, h = normal(S, B, WIDTH), normal(B, H)
     steps, last = layers.rnn(x if direction == "forward" else x[::-1], h, side["w"], side["r"], side["b"], activation)
     given_ = {"weight_ih": side["w"], "weight_hh": side["r"], "bias": side["b"], "direction": direction}
     check(

@@ -6,10 +6,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from hubpub.measure.clients.coreml import CoreMl
 from hubpub.measure.clients.onnx_asr import OnnxAsr
 from hubpub.measure.clients.onnx_asr_embeddings import OnnxAsrEmbeddings
 from hubpub.measure.clients.onnx_asr_vad import OnnxAsrVad
 from hubpub.measure.clients.ort import OnnxRuntime
 from hubpub.measure.clients.powerset import Powerset
 
-AnyClient = Annotated[OnnxAsr | OnnxAsrVad | OnnxAsrEmbeddings | OnnxRuntime | Powerset, Field(discriminator="client")]
+AnyClient = Annotated[
+    OnnxAsr | OnnxAsrVad | OnnxAsrEmbeddings | OnnxRuntime | Powerset | CoreMl, Field(discriminator="client")
+]
