@@ -92,7 +92,7 @@ def nemo_log_mel(samples: Samples, mels: int = 128, *, normalize: bool = True) -
     parts = [np.log(_power(frames * window, 512) @ filters + 2.0**-24) for frames in _frames(audio, 512)]
     features = np.concatenate(parts)[:count].T
     if not normalize:
-        return features.astype(np.float32)
+        return np.asarray(features, dtype=np.float32)
     centred = features - features.mean(axis=1, keepdims=True) if count else features
     deviation = np.sqrt((centred**2).sum(axis=1, keepdims=True) / max(count - 1, 1))
     return np.asarray(centred / (deviation + 1e-5), dtype=np.float32)

@@ -12,7 +12,9 @@ from hubpub.measure.clients.onnx_asr_embeddings import OnnxAsrEmbeddings
 from hubpub.measure.clients.onnx_asr_vad import OnnxAsrVad
 from hubpub.measure.clients.ort import OnnxRuntime
 from hubpub.measure.clients.powerset import Powerset
+from hubpub.measure.clients.sortformer import Sortformer
 
 AnyClient = Annotated[
-    OnnxAsr | OnnxAsrVad | OnnxAsrEmbeddings | OnnxRuntime | Powerset | CoreMl, Field(discriminator="client")
+    OnnxAsr | OnnxAsrVad | OnnxAsrEmbeddings | OnnxRuntime | Powerset | CoreMl | Sortformer,
+    Field(discriminator="client"),
 ]

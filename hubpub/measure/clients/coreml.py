@@ -71,13 +71,13 @@ class CoreMl(Client):
         from hubpub.coremlfile import Package
         from hubpub.coremlfile.mil import Model
 
-        with _said():
+        with coreml_errors():
             package = Package.open(folder / self.model)
             return _Batches(Model(package, precision=self.precision, threads=self.threads), self)
 
 
 @contextmanager
-def _said() -> Iterator[None]:
+def coreml_errors() -> Iterator[None]:
     """The operation that an error is about goes into what it says: where it was run is added later."""
     try:
         yield
@@ -130,7 +130,7 @@ class _Batches:
 
         filling = [{name: _filling(array) for name, array in rows[0].items()}] * (self._batch - len(rows))
         feed = {name: np.concatenate([row[name] for row in (*rows, *filling)]) for name in rows[0]}
-        with _said():
+        with coreml_errors():
             made = self._model.run(feed)[self._output]
         if self._batch == 1:
             return [made]
