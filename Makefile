@@ -45,7 +45,7 @@ bench: setup ## each claim beside the tool that a user would pick instead; write
 	$(BIN)/python bench/run.py
 
 lock: setup ## resolve the development environment anew
-	$(BIN)/uv pip compile pyproject.toml --extra asr --extra datasets --extra hub --extra tts --extra dev --universal --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile pyproject.toml --extra asr --extra coreml --extra datasets --extra hub --extra tts --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet -o requirements/dev.txt
 
 cards: setup ## the cards as last rendered, one per recipe

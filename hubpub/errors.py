@@ -8,6 +8,7 @@
     │   └── UnsafeArchive    an archive or folder holds names, links or sizes that we refuse
     ├── StoreError           the cache cannot be read or written (disk full, permissions)
     ├── OnnxFileError        an ONNX file is damaged, refers outside its folder, or holds what we cannot carry
+    ├── CoremlFileError      a Core ML package is damaged, leaves its folder, or is of a kind that cannot be carried
     ├── StepError            a step failed, or did not do what it declared
     ├── AudioError           an audio file cannot be decoded or has the wrong shape
     ├── OverlapError         calibration and evaluation audio are not disjoint
@@ -118,6 +119,10 @@ class StoreError(HubpubError):
 
 class OnnxFileError(HubpubError):
     """An ONNX file is damaged, refers outside its folder, or holds what we cannot carry."""
+
+
+class CoremlFileError(HubpubError):
+    """A Core ML package is damaged, refers outside its folder, or is of a kind that cannot be carried."""
 
 
 class StepError(HubpubError):

@@ -19,7 +19,7 @@ from hubpub.build.tasks import (
     MetricsTask,
     TransformTask,
 )
-from hubpub.recipe import LoadedRecipe, Lock, locked_file
+from hubpub.recipe import LoadedRecipe, Lock, locked_file, members
 from hubpub.transform.base import Calibrated
 
 RELEASE = "the release"
@@ -67,6 +67,12 @@ class Layout:
         loc = ("choices", choice, "candidates", candidate, path)
         return self._chain(path, candidate, loc, f"choices/{choice}/{candidate}/{path}")
 
+    def members(self, ref: Ref) -> tuple[Ref, ...]:
+        """The files behind a ref: a folder that is an artifact stands for all below it."""
+        if ref.origin == RELEASE or isinstance(self.tasks.get(ref.origin), TransformTask):
+            return (ref,)
+        return tuple(Ref(ref.origin, path) for path in members(ref.path, self._siblings(ref)))
+
     def run(self, name: str, files: Iterable[tuple[str, Ref]] | None = None) -> None:
         """A client run and the metrics taken from it; ``run@candidate`` as if that candidate were published.
 
@@ -82,7 +88,7 @@ class Layout:
             if isinstance(self.tasks.get(ref.origin), TransformTask):  # a chain brings the sidecars that it made
                 inputs.append((str(PurePosixPath("files", path).parent), Ref(ref.origin, EVERYTHING)))
             else:
-                inputs.append((f"files/{path}", ref))
+                inputs += self._at(f"files/{path}", ref)
         inputs += [
             (f"options/{reference}", self.ref(reference, "measure", base, "via")) for reference in run.via.references()
         ]
@@ -141,8 +147,9 @@ class Layout:
         if name not in self.tasks:
             step = self.recipe.steps[name]
             inputs = tuple(
-                (target, self.ref(reference, "steps", name, "inputs", target))
+                each
                 for target, reference in step.inputs.items()
+                for each in self._at(target, self.ref(reference, "steps", name, "inputs", target))
             )
             where = self.loaded.where("steps", name)
             self.tasks[name] = ScriptTask(name, step, self.loaded.folder, inputs, where=where)
@@ -152,7 +159,8 @@ class Layout:
         ref = self.ref(rule.source, *loc, "from")
         beside = [Ref(ref.origin, other) for other in sidecars(ref.path, self._siblings(ref))]
         named = [self.ref(reference, *loc, "with", index) for index, reference in enumerate(rule.sidecars)]
-        inputs: Inputs = tuple((PurePosixPath(each.path).name, each) for each in dict.fromkeys([ref, *beside, *named]))
+        found = dict.fromkeys([ref, *beside, *named])
+        inputs: Inputs = tuple(member for each in found for member in self._at(PurePosixPath(each.path).name, each))
         primary, target = PurePosixPath(ref.path).name, PurePosixPath(path).name
         for index, transform in enumerate(rule.chain):
             name = f"{prefix}#{index + 1}"
@@ -164,6 +172,10 @@ class Layout:
                 self.tasks[name] = TransformTask(name, transform, inputs, primary, target, where=where)
             ref, inputs, primary = Ref(name, target), (("", Ref(name, EVERYTHING)),), target
         return ref
+
+    def _at(self, name: str, ref: Ref) -> Inputs:
+        """What appears as ``name``, a file or a folder."""
+        return tuple((name + each.path.removeprefix(ref.path), each) for each in self.members(ref))
 
     def _siblings(self, ref: Ref) -> list[str]:
         if ref.origin in self.sources:

@@ -14,7 +14,7 @@ from hubpub.build.task import Ref, Task
 from hubpub.build.tasks import CorpusTask
 from hubpub.errors import HubpubError, nearest
 from hubpub.manifest import ChoiceRecord, MissingCorpus
-from hubpub.recipe import LoadedRecipe, Lock, other_path
+from hubpub.recipe import LoadedRecipe, Lock, members, other_path
 from hubpub.source import SourceContext
 from hubpub.store import FileDigest, Result, Store
 
@@ -121,7 +121,11 @@ def make_plan(
         sources,
         preparation,
         needed,
-        tuple(published),
+        tuple(
+            Published(each.path + one.path.removeprefix(each.ref.path), one, each.variants)
+            for each in published
+            for one in layout.members(each.ref)
+        ),
         tuple(runs),
         missing,
         partial=only is not None or variant is not None,
@@ -167,7 +171,7 @@ def evaluation_plan(loaded: LoadedRecipe, lock: Lock, files: Mapping[str, FileDi
     lacking = {name: _lacking(loaded, name, files) for name in loaded.recipe.measure}
     runs = [name for name, reason in lacking.items() if reason is None]
     for name in runs:
-        given = [each for path in loaded.recipe.given(name) for each in (path, *sidecars(path, files))]
+        given = [each for path in loaded.recipe.given(name) for each in (*members(path, files), *sidecars(path, files))]
         layout.run(name, [(path, Ref(RELEASE, path)) for path in dict.fromkeys(given)])
     needed = layout.needed([f"measurements/{name}" for name in runs])
     corpora = {loaded.recipe.measure[name].corpus for name in runs}
@@ -179,13 +183,14 @@ def evaluation_plan(loaded: LoadedRecipe, lock: Lock, files: Mapping[str, FileDi
 
 def evaluated_files(loaded: LoadedRecipe, names: Collection[str]) -> list[str]:
     """Those of a release's files that the runs of a recipe are given, external data included."""
-    wanted = {path for run in loaded.recipe.measure for path in loaded.recipe.given(run) if path in names}
+    given = {path for run in loaded.recipe.measure for path in loaded.recipe.given(run)}
+    wanted = {each for path in given for each in members(path, names) if each in names}
     return sorted(wanted | {beside for path in wanted for beside in sidecars(path, names)})
 
 
 def _lacking(loaded: LoadedRecipe, run: str, files: Collection[str]) -> str | None:
     """Why a run cannot be made from ``files``."""
-    missing = [path for path in loaded.recipe.given(run) if path not in files]
+    missing = [path for path in loaded.recipe.given(run) if members(path, files)[0] not in files]
     if missing:
         return f"there is no {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
     others = (other for other in loaded.recipe.compared_with(run) if other in loaded.recipe.measure)

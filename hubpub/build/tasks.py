@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from hubpub.build.run import sidecars
 from hubpub.build.task import Inputs, Outcome, Room, Task, named_for_the_reader
+from hubpub.coremlfile.marks import is_synthetic as coreml_is_synthetic
 from hubpub.corpus.corpus import Corpus
 from hubpub.corpus.disjoint import check_disjoint
 from hubpub.corpus.feed import LIBRARIES as FEED_LIBRARIES
@@ -19,7 +20,7 @@ from hubpub.corpus.prepare import VERSION as CORPUS_VERSION
 from hubpub.corpus.prepare import prepare
 from hubpub.corpus.rows import LIBRARIES as DATASET_LIBRARIES
 from hubpub.corpus.spec import CorpusSpec
-from hubpub.errors import MeasureError, OnnxFileError, StepError
+from hubpub.errors import CoremlFileError, MeasureError, OnnxFileError, StepError
 from hubpub.manifest import candidate_file
 from hubpub.measure.clients.base import Client
 from hubpub.measure.machine import machine
@@ -62,7 +63,7 @@ class TransformTask(Task):
         """Apply it."""
         try:
             return Outcome(self.transform.apply(room.inputs / self.primary, room.outputs / self.target, room.progress))
-        except (OnnxFileError, StepError) as error:
+        except (OnnxFileError, CoremlFileError, StepError) as error:
             raise named_for_the_reader(error, self.where, room.inputs, room.outputs) from error
 
 
@@ -187,11 +188,11 @@ class ClientTask(Task):
 
 def marked(path: Path) -> bool:
     """Whether the file is a model that says that its weights are random; a damaged one fails where it is loaded."""
-    if path.suffix != ".onnx":
+    if path.suffix not in (".onnx", ".mlmodel"):
         return False
     try:
-        return is_synthetic(path)
-    except OnnxFileError:
+        return is_synthetic(path) if path.suffix == ".onnx" else coreml_is_synthetic(path)
+    except (OnnxFileError, CoremlFileError):
         return False
 
 

@@ -76,12 +76,13 @@ class Fbank:
         return np.pad(audio, (before, after), mode="symmetric") if count else audio[:0]
 
 
-def nemo_log_mel(samples: Samples, mels: int = 128) -> Features:
-    """NeMo's ``AudioToMelSpectrogramPreprocessor`` without dither, every band normalised: float32 ``[mels, frames]``.
+def nemo_log_mel(samples: Samples, mels: int = 128, *, normalize: bool = True) -> Features:
+    """NeMo's ``AudioToMelSpectrogramPreprocessor`` without dither: float32 ``[mels, frames]``.
 
     Args:
         samples: float32 ``[frames]`` at 16 kHz.
         mels: 80 or 128, as the model has it.
+        normalize: every band to a mean of nought and a deviation of one; streaming models go without.
     """
     count = len(samples) // _HOP
     audio = samples.astype(np.float64)
@@ -90,6 +91,8 @@ def nemo_log_mel(samples: Samples, mels: int = 128) -> Features:
     filters = slaney_filters(mels, 512)
     parts = [np.log(_power(frames * window, 512) @ filters + 2.0**-24) for frames in _frames(audio, 512)]
     features = np.concatenate(parts)[:count].T
+    if not normalize:
+        return np.asarray(features, dtype=np.float32)
     centred = features - features.mean(axis=1, keepdims=True) if count else features
     deviation = np.sqrt((centred**2).sum(axis=1, keepdims=True) / max(count - 1, 1))
     return np.asarray(centred / (deviation + 1e-5), dtype=np.float32)
@@ -126,9 +129,8 @@ def _power(frames: _Floats, size: int) -> _Floats:
 
 @cache
 def _kaldi_window(name: str) -> _Floats:
-    if name == "hamming":
-        return np.hamming(_WINDOW)
-    return np.hanning(_WINDOW) ** (0.85 if name == "povey" else 1.0)
+    window = np.hamming(_WINDOW) if name == "hamming" else np.hanning(_WINDOW) ** (0.85 if name == "povey" else 1.0)
+    return window.astype(np.float64)
 
 
 @cache

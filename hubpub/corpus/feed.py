@@ -75,6 +75,13 @@ class Feed:
         return feed
 
 
+def time_axis(features: Features) -> int:
+    """Which axis of the features counts the frames; a waveform's last one counts its samples."""
+    if features == "waveform":
+        return -1
+    return 1 if features in ("kaldi", "wespeaker", "campplus") else 2
+
+
 def _preprocessor(name: Features) -> Any:
     from onnx_asr.preprocessors import numpy_preprocessor as numpy_features
     from onnx_asr.preprocessors.preprocessor import IdentityPreprocessor

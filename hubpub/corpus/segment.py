@@ -63,6 +63,26 @@ class SilenceWindows(_Frozen):
         return [*windows, samples[start:]]
 
 
+class LengthWindows(_Frozen):
+    """Windows of one length, as models of a fixed input are fed by their users; the last one ends with the audio."""
+
+    by: Literal["length"]
+    seconds: float = Field(gt=0, le=3600, description="Length of a window, in seconds.")
+    hop_s: float | None = Field(default=None, gt=0, description="From start to start, in seconds; default: the length.")
+
+    def describe(self) -> str:
+        """In words."""
+        hop = f" every {self.hop_s:g} s" if self.hop_s is not None else ""
+        return f"windows of {self.seconds:g} s{hop}, the last at the end"
+
+    def windows(self, samples: Samples, rate: int) -> list[Samples]:
+        """Cut samples ``[frames]``; audio that is shorter than a window is one."""
+        size = max(1, round(self.seconds * rate))
+        step = max(1, round((self.hop_s or self.seconds) * rate))
+        starts = [*range(0, max(0, len(samples) - size), step), max(0, len(samples) - size)]
+        return [samples[start : start + size] for start in starts]
+
+
 class VadSegments(_Frozen):
     """onnx-asr's own ``with_vad``; all defaults but ``batch_size`` are its own."""
 

@@ -78,7 +78,7 @@ def _compare(reference: list[Turn], hypothesis: list[Turn], scored: Spans, colla
         return Parts()
     spans = [*scored, *collars, *((turn.start, turn.end) for turn in (*reference, *hypothesis))]
     cuts = np.unique(np.asarray(spans, dtype=np.float64))
-    lengths = np.diff(cuts)
+    lengths: _Floats = np.diff(cuts)
     here, there = _active(reference, cuts), _active(hypothesis, cuts)
     speakers = here.sum(axis=0)
     counts = _covered(scored, cuts) & ~_covered(collars, cuts)

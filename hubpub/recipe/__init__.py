@@ -2,6 +2,7 @@
 
 from hubpub.recipe.check import template_file, unsafe_path
 from hubpub.recipe.check_choices import other_path
+from hubpub.recipe.folders import known_as, members
 from hubpub.recipe.load import LoadedRecipe, load_recipe
 from hubpub.recipe.lock import Lock, lock_path, locked_file, read_lock, write_lock
 from hubpub.recipe.model import BestBy, ChoiceSpec, Recipe, RunSpec, ScriptStep
@@ -15,9 +16,11 @@ __all__ = [
     "Recipe",
     "RunSpec",
     "ScriptStep",
+    "known_as",
     "load_recipe",
     "lock_path",
     "locked_file",
+    "members",
     "other_path",
     "read_lock",
     "recipe_schema",

@@ -16,6 +16,7 @@ from hubpub.recipe.check_choices import choices, other_paths
 from hubpub.recipe.check_corpora import stand_ins
 from hubpub.recipe.check_measure import clients_and_metrics, differences_and_parts
 from hubpub.recipe.document import Document, Loc
+from hubpub.recipe.folders import members
 from hubpub.recipe.model import PATTERNS, REFERENCE, PublishSpec, Recipe, RunSpec
 from hubpub.recipe.variants import report
 from hubpub.transform.base import Calibrated
@@ -89,7 +90,7 @@ def _references(recipe: Recipe, _: Path) -> Found:
         elif why := unsafe_path(path):
             yield loc, f"{reference!r} {why}"
         elif origin in recipe.steps:
-            if path not in recipe.steps[origin].outputs:
+            if not set(members(path, recipe.steps[origin].outputs)) <= set(recipe.steps[origin].outputs):
                 suggestion = nearest(path, recipe.steps[origin].outputs)
                 yield loc, f"step {origin!r} does not make {path!r}{suggestion}"
         elif origin not in recipe.sources:

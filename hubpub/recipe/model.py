@@ -18,14 +18,16 @@ from hubpub.recipe.hub_metadata import REPO_ID, HubTag, Language, License, Pipel
 from hubpub.source import HubSource, LocalSource, PypiSource
 from hubpub.transform.dynamic_int8 import DynamicInt8
 from hubpub.transform.fp16 import Fp16
+from hubpub.transform.palettize import Palettize
 from hubpub.transform.safetensors_int8 import SafetensorsInt8
 from hubpub.transform.shard import Shard
 from hubpub.transform.smoothquant_int8 import SmoothQuantInt8
+from hubpub.transform.split_aliases import SplitAliases
 from hubpub.transform.static_int8 import StaticInt8
 from hubpub.transform.weight_only import WeightOnly
 
 Transform = Annotated[
-    Shard | Fp16 | SmoothQuantInt8 | StaticInt8 | DynamicInt8 | WeightOnly | SafetensorsInt8,
+    Shard | Fp16 | SmoothQuantInt8 | StaticInt8 | DynamicInt8 | WeightOnly | SafetensorsInt8 | Palettize | SplitAliases,
     Field(discriminator="transform"),
 ]
 """The union of transformations, told apart by ``transform``: a new one adds a line here."""

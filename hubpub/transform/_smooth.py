@@ -147,7 +147,8 @@ def _divisors(candidate: Candidate, seen: Half, weight_reach: Array) -> Floats:
     weight = np.maximum(weight_reach.astype(np.float64), max(float(weight_reach.max(initial=0)) * 1e-4, _TINY))
     divisors = np.power(reach, candidate.alpha) / np.power(weight, 1 - candidate.alpha)
     divisors /= np.exp(np.log(divisors).mean())
-    return divisors.astype(np.float32)
+    scaled: Floats = divisors.astype(np.float32)
+    return scaled
 
 
 def _range(candidate: Candidate, seen: Half, divisors: Floats) -> tuple[float, float]:

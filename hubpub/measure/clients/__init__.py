@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from hubpub.measure.clients.coreml import CoreMl
 from hubpub.measure.clients.onnx_asr import OnnxAsr
 from hubpub.measure.clients.onnx_asr_embeddings import OnnxAsrEmbeddings
 from hubpub.measure.clients.onnx_asr_vad import OnnxAsrVad
@@ -13,8 +14,9 @@ from hubpub.measure.clients.ort import OnnxRuntime
 from hubpub.measure.clients.piper import Piper
 from hubpub.measure.clients.powerset import Powerset
 from hubpub.measure.clients.round_trip import RoundTrip
+from hubpub.measure.clients.sortformer import Sortformer
 
 AnyClient = Annotated[
-    OnnxAsr | OnnxAsrVad | OnnxAsrEmbeddings | OnnxRuntime | Powerset | Piper | RoundTrip,
+    OnnxAsr | OnnxAsrVad | OnnxAsrEmbeddings | OnnxRuntime | Powerset | Piper | RoundTrip | CoreMl | Sortformer,
     Field(discriminator="client"),
 ]

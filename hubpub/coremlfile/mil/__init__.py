@@ -1,0 +1,7 @@
+"""ML programs executed without a Mac: translated to ONNX, operation by operation, and run in onnxruntime."""
+
+from hubpub.coremlfile.mil.execute import Model, Program
+from hubpub.coremlfile.mil.graph import Precision, Read
+from hubpub.coremlfile.mil.types import TensorType
+
+__all__ = ["Model", "Precision", "Program", "Read", "TensorType"]

@@ -1,0 +1,145 @@
+"""Core ML packages where there is no Core ML: their programs translated to ONNX and run in onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from hubpub.corpus.feed import FEATURES_HELP, Features, Feed, Input, time_axis
+from hubpub.corpus.segment import LengthWindows, SilenceWindows, Whole
+from hubpub.errors import CoremlFileError, MeasureError
+from hubpub.measure.clients.base import Client, Loaded, ModelPath, Output
+from hubpub.measure.result import Kind
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from hubpub.coremlfile.mil import Model
+    from hubpub.corpus.audio import Samples
+
+_PRECISIONS = {"fp16": "rounded to fp16 after each operation", "fp32": "in single precision"}
+_TYPES = {"fp16": "float16", "fp32": "float", "int32": "int32"}
+
+
+class CoreMl(Client):
+    """The outputs of a Core ML package for each window, by reference execution: the same program, not the same machine.
+
+    The first floating-point input gets the features, the first integer input their length. Inputs of a fixed length are
+    filled up with zeros, and windows go as many at a time as the model takes; what is left of a batch is zeros too.
+    """
+
+    client: Literal["coreml"]
+    model: ModelPath = Field(description="The ``.mlpackage``, by its published name.")
+    features: Features = Field(description=FEATURES_HELP)
+    precision: Literal["fp16", "fp32"] = Field(
+        default="fp16",
+        description="fp16: what the program declares as fp16 is rounded to it after each operation, as on the Neural "
+        "Engine; fp32: nothing is.",
+    )
+    output: str | None = Field(default=None, description="Name of the output to keep; default: the first.")
+    segment: Annotated[Whole | SilenceWindows | LengthWindows, Field(discriminator="by")] = Field(
+        default=Whole(), description="How audio is cut; a window must not be longer than a fixed input."
+    )
+    libraries: ClassVar[tuple[str, ...]] = ("coremltools", "onnx", "onnxruntime", "onnx-asr", "numpy")
+    modules: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "onnx_asr")
+    makes: ClassVar[tuple[Kind, ...]] = ("arrays",)
+
+    def opens(self) -> tuple[str, ...]:
+        """The package."""
+        return (self.model,)
+
+    def describe(self) -> str:
+        """What a reader of a figure must know, in one line."""
+        output = f", output {self.output}" if self.output else ""
+        return (
+            f"reference execution on Linux (no Core ML) of {self.model}, {_PRECISIONS[self.precision]}, "
+            f"{self.features} features{output}, {self.segment.describe()}, {self.threads} threads"
+        )
+
+    def load(self, folder: Path, files: Mapping[str, Path]) -> Loaded:
+        """Translate the package.
+
+        Raises:
+            MeasureError: it is damaged, holds what cannot run here, has inputs that audio alone cannot fill, or no such
+                output.
+        """
+        from hubpub.coremlfile import Package
+        from hubpub.coremlfile.mil import Model
+
+        with coreml_errors():
+            package = Package.open(folder / self.model)
+            return _Batches(Model(package, precision=self.precision, threads=self.threads), self)
+
+
+@contextmanager
+def coreml_errors() -> Iterator[None]:
+    """The operation that an error is about goes into what it says: where it was run is added later."""
+    try:
+        yield
+    except CoremlFileError as error:
+        what = f"{error.where}: {error.what}" if error.where else error.what
+        raise MeasureError(what, fix=error.fix) from error
+
+
+class _Batches:
+    def __init__(self, model: Model, spec: CoreMl) -> None:
+        self._model, self._spec = model, spec
+        inputs = [
+            Input(name, _TYPES.get(kind.dtype, kind.dtype), len(kind.shape)) for name, kind in model.inputs.items()
+        ]
+        self._feed = Feed(spec.features, inputs, spec.model)
+        if spec.output is not None and spec.output not in model.outputs:
+            fix = f"choose from {', '.join(model.outputs)}"
+            raise MeasureError(f"{spec.model} has no output {spec.output}", fix=fix)
+        self._output = spec.output or model.outputs[0]
+        sizes = {kind.shape[0] for kind in model.inputs.values() if kind.shape}
+        self._batch = max((size for size in sizes if size is not None), default=1)
+
+    def run(self, samples: Samples) -> Output:
+        windows = self._spec.segment.windows(samples, 16_000)
+        rows = [self._row(window) for window in windows]
+        found = []
+        for first in range(0, len(rows), self._batch):
+            found += self._run(rows[first : first + self._batch])
+        return Output(segments=len(found), arrays=tuple(found))
+
+    def _row(self, window: Samples) -> dict[str, npt.NDArray[Any]]:
+        """The inputs for one window, as long as the model wants them."""
+        import numpy as np
+
+        found = {}
+        for name, array in self._feed(window).items():
+            shape = self._model.inputs[name].shape
+            amounts = [(0, 0)] * array.ndim
+            axis = time_axis(self._spec.features) % array.ndim
+            if array.ndim > 1 and (size := shape[axis]) is not None:
+                if array.shape[axis] > size:
+                    what = f"{name} takes {size} frames, and a window has {array.shape[axis]}"
+                    raise MeasureError(what, fix="cut the audio: segment: {by: length, seconds: …}")
+                amounts[axis] = (0, size - array.shape[axis])
+            found[name] = np.pad(array, amounts)
+        return found
+
+    def _run(self, rows: list[dict[str, npt.NDArray[Any]]]) -> list[npt.NDArray[np.generic]]:
+        import numpy as np
+
+        filling = [{name: _filling(array) for name, array in rows[0].items()}] * (self._batch - len(rows))
+        feed = {name: np.concatenate([row[name] for row in (*rows, *filling)]) for name in rows[0]}
+        with coreml_errors():
+            made = self._model.run(feed)[self._output]
+        if self._batch == 1:
+            return [made]
+        if made.shape[:1] != (self._batch,):
+            what = f"{self._output} does not tell the {self._batch} windows of a batch apart: {list(made.shape)}"
+            raise MeasureError(what, fix="keep another output")
+        return [made[place : place + 1] for place in range(len(rows))]
+
+
+def _filling(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Zeros; but a length stays one that the model may meet."""
+    return array * 0 if array.dtype.kind == "f" else array
