@@ -339,6 +339,10 @@ def test_what_is_promoted_by_name_has_to_be_made(warm: Path, tmp_path: Path) -> 
     assert "candidate smooth of small cannot be made: model.onnx: holds no product" in line
     assert line.startswith(f"{project.path}:")
     assert ": choices.small.candidates.smooth.model.int8.onnx.chain[0]: " in line
+    reporter = Recorder()
+    with pytest.raises(StepError):
+        project.build(warm, reporter=reporter)
+    assert f"choices/small/smooth/{INT8}#1" in reporter.started  # what has to be made is tried again
 
 
 def test_external_data_keeps_its_name(warm: Path, tmp_path: Path) -> None:
