@@ -180,7 +180,7 @@ def assemble(
         write_atomic(folder / path, content)
         records[path] = _digest(store, folder / path)
     for path, svg in plots({name: each.result.facts for name, each in done.items()}).items():
-        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / path, svg.encode())
         records[path] = _digest(store, folder / path)
     timings: dict[str, Digest] = {}

@@ -15,9 +15,8 @@ _QUANTIZED, _EXCLUDED = "#4269d0", "#c4c4c4"
 
 
 def plot_path(step: str) -> str:
-    """Where a step's plot lies in the release: ``plots/<published file>.sensitivity.svg``, ``/`` written ``-``."""
-    name = step.removeprefix("files/").partition("#")[0].replace("/", "-")
-    return f"plots/{name}.sensitivity.svg"
+    """Where a step's plot lies in the release."""
+    return f"plots/{_file(step)}.sensitivity.svg"
 
 
 def plots(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -29,7 +28,7 @@ def shown(facts: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
     """For a card: of every step that searched its ``file``, ``plot`` (a path), ``table`` and ``summary``."""
     return [
         {
-            "file": step.removeprefix("files/").partition("#")[0],
+            "file": _file(step),
             "plot": plot_path(step),
             "table": table(found["sensitivity"]),
             "summary": _summary(found["sensitivity"]),
@@ -37,6 +36,11 @@ def shown(facts: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
         for step, found in facts.items()
         if found.get("sensitivity")
     ]
+
+
+def _file(step: str) -> str:
+    """The published file that a step of a chain works towards."""
+    return step.removeprefix("files/").partition("#")[0]
 
 
 def _summary(found: Mapping[str, Any]) -> str:

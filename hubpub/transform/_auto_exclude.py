@@ -84,9 +84,13 @@ def leave_out_worst(
     Raises:
         StepError: the budget cannot be met, or the step fails.
     """
+    from hubpub.onnxfile import OnnxFile
+    from hubpub.transform.fp16 import tensor_bytes
+
     budget, always = exclude.auto, exclude.always
     plain = step.model_copy(update={"exclude": always, "layout": "external", "report_runtime": False})
-    size = model.stat().st_size
+    file = OnnxFile.open(model)
+    size = tensor_bytes(file, model.name)
     with state_folder(resume, target) as state:
         folder = state / "search"
         folder.mkdir(exist_ok=True)
@@ -95,7 +99,8 @@ def leave_out_worst(
         alone = rest.model_copy(update={"store_others": "fp32", "store_fp16": ()})
         layers = sensitivity.layers_of(alone, model, folder)
         shown = kept.some(budget.windows)
-        identity = hashlib.sha256(f"{step.model_dump_json()} {kept.digest()}".encode()).hexdigest()[:16]
+        graph = file.model.SerializeToString(deterministic=True)
+        identity = hashlib.sha256(f"{step.model_dump_json()} {kept.digest()}".encode() + graph).hexdigest()[:16]
         benches = [
             sensitivity.Bench(
                 model,

@@ -61,7 +61,7 @@ def test_a_search_for_layers_to_exclude_is_shown_in_the_card(tmp_path: Path) -> 
     assert plot in built.manifest.records
     assert (release / plot).read_text() == sensitivity.plot(found)
     card = (release / "README.md").read_text()
-    assert f"]({plot})" in card
+    assert f"](<{plot}>)" in card
     assert sensitivity.table(found) in card
     assert len(found["layers"]) == 2
     assert verify_release(release).digest == built.manifest.digest

@@ -47,10 +47,10 @@ def test_the_plot_shows_the_worst_layers_and_is_the_same_each_time() -> None:
 
 def test_steps_that_searched_have_a_plot_each() -> None:
     facts = {"files/onnx/a.onnx#1": {"sensitivity": FOUND}, "files/b.onnx#1": {"layers": []}, "corpora/c": {}}
-    assert plots(facts) == {"plots/onnx-a.onnx.sensitivity.svg": plot(FOUND)}
+    assert plots(facts) == {"plots/onnx/a.onnx.sensitivity.svg": plot(FOUND)}
     (one,) = shown(facts)
     assert one["file"] == "onnx/a.onnx"
-    assert one["plot"] == "plots/onnx-a.onnx.sensitivity.svg"
+    assert one["plot"] == "plots/onnx/a.onnx.sensitivity.svg"
     assert one["summary"] == (
         "2 weights stay in higher precision, which the search found for outputs of at least 12 dB: 12.2 dB on 4 "
         "calibration windows. It made 60 models and ran 240 windows."
