@@ -10,7 +10,6 @@ from pathlib import Path
 
 from hubpub.errors import ReleaseError
 from hubpub.manifest import MANIFEST
-from hubpub.store import write_atomic
 from hubpub.store.files import storage_errors
 
 LAST = ".last"
@@ -20,8 +19,11 @@ def note_last(folder: Path, *, partial: bool) -> None:
     """Remember that the release in ``folder`` was finished; a part of one is not published, so it does not count."""
     if partial:
         return
+    # A temporary name that is always the same: what a killed build leaves, the next one writes over.
+    new = folder.parent / f"{LAST}.{folder.name}"
     with storage_errors("note the last release"):
-        write_atomic(folder.parent / LAST, f"{folder.name}\n".encode())
+        new.write_bytes(f"{folder.name}\n".encode())
+        new.replace(folder.parent / LAST)
 
 
 def last_release(dist: Path) -> Path:
