@@ -322,7 +322,7 @@ def test_an_output_elsewhere_is_the_same_release(copied: Finished, tmp_path: Pat
 
 def test_two_runs_of_the_same_files_are_one_computation(copied: Finished) -> None:
     measure = copied.project.recipe["measure"]
-    measure["again"] = {**measure["whole"], "metrics": ["cosine"], "reference": "whole"}
+    measure["again"] = {**measure["whole"], "metrics": ["cosine", "rtf"], "reference": "whole"}
     copied.project.recipe["gates"].append({"measure": "again/cosine", "min": 1})
     copied.project.save()
     built = copied.project.build(copied.store)
