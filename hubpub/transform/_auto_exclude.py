@@ -54,7 +54,7 @@ class _Bound:
     exclude: tuple[str, ...]
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> _Bound:
-        update = dict(update or {})
+        update = {name: value for name, value in (update or {}).items() if hasattr(self.step, name)}
         exclude = update.get("exclude", self.exclude)
         return replace(self, step=self.step.model_copy(update=update, deep=deep), exclude=exclude)
 
@@ -96,7 +96,7 @@ def leave_out_worst(
         folder.mkdir(exist_ok=True)
         kept = Kept(windows, state / "windows")
         rest = _Bound(plain, kept, state, always, always)
-        alone = rest.model_copy(update={"store_others": "fp32", "store_fp16": ()})
+        alone = rest.model_copy(update={"store_others": "fp32", "store_fp16": (), "store_excluded": "fp32"})
         layers = sensitivity.layers_of(alone, model, folder)
         shown = kept.some(budget.windows)
         graph = file.model.SerializeToString(deterministic=True)

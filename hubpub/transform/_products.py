@@ -9,23 +9,23 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 
-def product(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``[M, K]`` by ``[K, N]``; may be called from several threads at once."""
-    result: NDArray[np.float32] = _session().run(None, {"left": left, "right": right})[0]
+def product(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
+    """``[M, K]`` by ``[K, N]``, both float32 or both float64; may be called from several threads at once."""
+    result: NDArray[Any] = _session(left.dtype.itemsize == 8).run(None, {"left": left, "right": right})[0]
     return result
 
 
 @cache
-def _session() -> Any:
+def _session(double: bool) -> Any:
     import onnxruntime
     from onnx import TensorProto, helper
 
-    given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, None]) for name in ("left", "right")]
-    out = [helper.make_tensor_value_info("product", TensorProto.FLOAT, [None, None])]
+    kind = TensorProto.DOUBLE if double else TensorProto.FLOAT
+    given = [helper.make_tensor_value_info(name, kind, [None, None]) for name in ("left", "right")]
+    out = [helper.make_tensor_value_info("product", kind, [None, None])]
     graph = helper.make_graph([helper.make_node("MatMul", ["left", "right"], ["product"])], "product", given, out)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
     options = onnxruntime.SessionOptions()

@@ -13,6 +13,7 @@ import numpy as np
 
 from hubpub.transform import _int8_values as i8
 from hubpub.transform import _smooth
+from hubpub.transform._float_inputs import FloatInputs, see_inputs
 from hubpub.transform._fold import Folder
 from hubpub.transform._int8_layers import Group, Layer, find_layers, group
 from hubpub.transform._integers import nothing_to_do, state_folder, window_progress
@@ -58,7 +59,8 @@ class SmoothQuant:
     ) -> None:
         self._weights, self._params, self._windows = weights, params, windows
         self._target, self._resume, self._shared = target, resume, shared
-        self._progress = window_progress(weights, len(windows) * (1 if params.ranges == "minmax" else 2), progress)
+        passes = (1 if params.ranges == "minmax" else 2) + (params.store_excluded != "fp32")
+        self._progress = window_progress(weights, len(windows) * passes, progress)
         self._ledger = Ledger()
         self._split = max(len(windows) * 3 // 4, 1)
         self._pair_safe = params.target == "x86"
@@ -68,11 +70,13 @@ class SmoothQuant:
         params, weights = self._params, self._weights
         check_opset(weights)
         layers = find_layers(weights, self._ledger, named(params.exclude), params.min_elements)
-        if not layers:
+        excluded = self._excluded(layers)
+        if not layers and not excluded:
             raise nothing_to_do(self._ledger, weights)
         groups = group(layers)
         with state_folder(self._resume, self._target) as folder:
-            chosen = self._choose(groups, folder)
+            chosen = self._choose(groups, folder) if groups else []
+            self._float_inputs(excluded, folder / "pass0")
         folder_ = Folder(weights, layers)
         places = {g: self._fold(g, smoothing, folder_) for g, smoothing in zip(groups, chosen, strict=True)}
         writer = QdqWriter(weights)
@@ -83,6 +87,24 @@ class SmoothQuant:
                 self._write(g, smoothing, places[g], made, writer, integers, folder_)
         facts: Facts = {"calibration": {"windows": len(self._windows), "groups": len(groups)}}
         return self._ledger, integers, facts
+
+    # ------------------------------------------------------------------------------------------- excluded layers
+
+    def _excluded(self, layers: list[Layer]) -> list[Layer]:
+        """The layers that are left out of ``layers`` only because they are excluded, if something becomes of them."""
+        if self._params.store_excluded == "fp32" or self._params.output != "int8":
+            return []
+        taken = {layer.use.index for layer in layers}
+        found = find_layers(self._weights, Ledger(), (), self._params.min_elements)
+        return [layer for layer in found if layer.use.index not in taken]
+
+    def _float_inputs(self, layers: list[Layer], folder: Path) -> None:
+        if not layers:
+            return
+        rows = see_inputs(self._weights, layers, self._windows, folder, self._params.threads, self._progress)
+        writer = FloatInputs(self._weights, self._ledger)
+        for layer in layers:
+            writer.replace(layer, rows)
 
     # ---------------------------------------------------------------------------------------------- calibration
 

@@ -2,7 +2,8 @@
 
 Every narrow type of the graph becomes float32: weights (exactly), values, targets of Cast. Inputs and outputs keep
 theirs, with a Cast behind or before them. Casts that have nothing left to do are taken out, so that a normalization
-lies next to the products that it feeds again.
+lies next to the products that it feeds again. One tensor is in memory at a time; all of them, widened, take twice the
+source's bytes of disk beside the target until it is written.
 """
 
 from __future__ import annotations

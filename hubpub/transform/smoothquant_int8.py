@@ -6,7 +6,10 @@ inputs are divided and weights multiplied channel by channel, which changes noth
 into the LayerNormalization, product, Mul or bias that makes the input where the graph allows it, else a Mul is added.
 Products of two activations stay float32. Other weights are stored at 8 or 16 bits and computed in float32.
 
+Products that are excluded can be stored at 8 bits all the same, their inputs float32, their weights rounded by GPTQ.
+
 Origin: SmoothQuant (Xiao et al., 2022, arXiv:2211.10438); `hubpub.transform._smooth` says what is searched and how.
+GPTQ (Frantar et al., 2022, arXiv:2210.17323); see `hubpub.transform._compensated`.
 """
 
 from __future__ import annotations
@@ -66,6 +69,12 @@ class SmoothQuantInt8(Calibrated):
     store_others: StoreOthers = Field(default="int8", description=STORE_HELP)
     store_fp16: tuple[str, ...] = Field(default=(), description=STORE_FP16_HELP)
     exclude: Exclude = Field(default=(), description=EXCLUDE_HELP)
+    store_excluded: Literal["fp32", "int8"] = Field(
+        default="fp32",
+        description="What becomes of products that `exclude` names: fp32 = left alone; int8 = their inputs stay "
+        "float32, their weights take 8 bits with a scale for each 128 that are summed (MatMulNBits), rounded so that "
+        "errors cancel on calibration rows. About as small, less error, about as slow as float32; a pass more.",
+    )
     min_elements: int = Field(default=1024, ge=1, description="Weights of fewer elements stay as they are.")
     output: Literal["int8", "smoothed_fp32"] = Field(
         default="int8",
@@ -78,6 +87,8 @@ class SmoothQuantInt8(Calibrated):
     def _search_quantizes(self) -> Self:
         if isinstance(self.exclude, AutoExclude) and self.output != "int8":
             raise ValueError("exclude: {auto: …} goes with output: int8")
+        if isinstance(self.exclude, AutoExclude) and self.exclude.auto.max_size and self.store_excluded != "fp32":
+            raise ValueError("exclude: {auto: {max_size: …}} goes with store_excluded: fp32, else nothing grows by it")
         return self
 
     def apply_calibrated(

@@ -116,8 +116,30 @@ def test_a_search_that_was_broken_off_goes_on(tmp_path: Path, monkeypatch: pytes
         ({"exclude": {"auto": {"min_snr_db": 20, "max_size": 0.3}}}, "give one of min_snr_db and max_size"),
         ({"exclude": {"auto": {"max_size": 1.5}}}, "less than 1"),
         ({"exclude": {"auto": {"min_snr_db": 20}}, "output": "smoothed_fp32"}, "goes with output: int8"),
+        ({"exclude": {"auto": {"max_size": 0.3}}, "store_excluded": "int8"}, "goes with store_excluded: fp32"),
     ],
 )
 def test_what_makes_no_sense_is_refused(fields: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         SmoothQuantInt8.model_validate(fields)
+
+
+def test_what_is_left_out_may_be_stored_at_8_bits(tmp_path: Path) -> None:
+    """The scan is of layers alone all the same; the search measures what will be written."""
+    folder = tmp_path / "m"
+    folder.mkdir()
+    source, target = folder / "m.onnx", folder / "out" / "m.onnx"
+    target.parent.mkdir()
+    source.write_bytes(block().SerializeToString(deterministic=True))
+    all_of_it, _ = make(SmoothQuantInt8, tmp_path / "all", [])
+    wanted = round(quality(tmp_path / "all", all_of_it) + 2, 1)
+    exclude = {"auto": {"min_snr_db": wanted}}
+    step = SmoothQuantInt8.model_validate({"min_elements": 64, "exclude": exclude, "store_excluded": "int8"})
+    facts: dict[str, Any] = dict(step.apply_calibrated(source, target, WINDOWS, None, lambda _: None))
+    found = facts["sensitivity"]
+    assert found["excluded"]
+    assert quality(folder, target) == pytest.approx(found["snr_db"], abs=0.02)
+    assert quality(folder, target) >= wanted
+    _, plain = make(SmoothQuantInt8, tmp_path / "plain", exclude)
+    assert facts["bytes_out"] < plain["bytes_out"]
+    assert found["layers"] == plain["sensitivity"]["layers"]
