@@ -16,7 +16,7 @@ from hubpub.build.layout import candidate_run
 from hubpub.build.plan import Plan, trial_plan
 from hubpub.build.run import Done, Origins, input_digests
 from hubpub.build.task import Ref, Task
-from hubpub.build.tasks import MEASUREMENTS, TransformTask
+from hubpub.build.tasks import MEASUREMENTS, ClientTask, MetricsTask, TransformTask
 from hubpub.errors import GateError, HubpubError, KilledError, MeasureError, OnnxFileError, StepError
 from hubpub.gate import GateSpec, Verdict, judge
 from hubpub.manifest import CandidateRecord, ChoiceRecord, Digest, candidate_file
@@ -101,12 +101,12 @@ def files_at(path: str, ref: Ref, done: Mapping[str, Done], sources: Origins) ->
 def _decide(plan: Plan, choice: str, decided: tuple[ChoiceRecord, ...], shop: Shop) -> ChoiceRecord:
     spec, where = plan.loaded.recipe.choices[choice], plan.loaded.where("choices", choice)
     tried: dict[str, _Tried] = {}
-    order = sorted(
-        spec.candidates, key=lambda name: name != spec.against
-    )  # the one that others are compared with first
-    for name in order:
-        tried[name] = _try(plan, choice, name, decided, shop)
-        if tried[name].record.state == "failed" and name in (spec.against, spec.promote):
+    # The one that the others are compared with goes before them.
+    for name in sorted(spec.candidates, key=lambda name: name != spec.against):
+        trial = trial_plan(plan, choice, name, decided)
+        needed = name in (spec.against, spec.promote)
+        tried[name] = _try(plan, choice, name, trial, shop, believe=not needed)
+        if tried[name].record.state == "failed" and needed:
             reason = tried[name].record.reason
             why = "others are compared with it" if name == spec.against else "it is the one to be promoted"
             raise StepError(f"candidate {name} of {choice} {reason}", where=tried[name].where, fix=f"mend it: {why}")
@@ -159,39 +159,19 @@ def _chosen(spec: ChoiceSpec, tried: Mapping[str, _Tried]) -> str | None:
     return min(values, key=lambda name: values[name]) if values else None
 
 
-def _try(plan: Plan, choice: str, candidate: str, decided: tuple[ChoiceRecord, ...], shop: Shop) -> _Tried:
-    trial, refs = trial_plan(plan, choice, candidate, decided)
-    own = (f"choices/{choice}/{candidate}/", candidate_run("", candidate))
-    fetched = False
-    for task in trial.work:
-        digests = input_digests(
-            task, {**trial.sources, **{name: each.result.outputs for name, each in shop.done.items()}}
-        )
-        if digests is None:
-            raise AssertionError(f"{task.name} was planned before what it needs")
-        key = task.key(digests)
-        is_own = task.name.startswith(own[0]) or task.name.endswith(own[1])
-        reason = shop.failure(key) if is_own else None
-        if reason is None:
-            if not fetched and not shop.has(task, key, digests):
-                shop.fetch(trial)
-                fetched = True
-            try:
-                shop.run(trial, [task])
-                continue
-            except KilledError:
-                raise
-            except (StepError, OnnxFileError, MeasureError) as error:
-                if not is_own:
-                    raise
-                reason = shop.reason(error)
-        files = dict(_files(trial, refs, shop, all_of_them=False))
-        cannot = "cannot be made" if isinstance(task, TransformTask) else "cannot be measured"
-        record = CandidateRecord(
-            name=candidate, state="failed", reason=f"{cannot}: {reason}", files=files, failed_key=key
-        )
+def _try(
+    plan: Plan, choice: str, candidate: str, trial: tuple[Plan, dict[str, Ref]], shop: Shop, *, believe: bool
+) -> _Tried:
+    """Make, measure and judge a candidate; ``believe`` that a step which failed before would fail again."""
+    own = _own_tasks(plan, trial[0], choice, candidate)
+    failed = _make(trial[0], own if believe else set(), own, shop)
+    files = dict(_files(*trial, shop, all_of_them=failed is None))
+    if failed is not None:
+        task, key, reason = failed
+        cannot = "cannot be measured" if isinstance(task, ClientTask | MetricsTask) else "cannot be made"
+        said = f"{cannot}: {reason}"
+        record = CandidateRecord(name=candidate, state="failed", reason=said, files=files, failed_key=key)
         return _Tried(record, where=task.where, reason=reason)
-    files = dict(_files(trial, refs, shop, all_of_them=True))
     spec = plan.loaded.recipe.choices[choice]
     figures = tuple(_figures(spec, candidate, shop))
     gates = [
@@ -201,12 +181,56 @@ def _try(plan: Plan, choice: str, candidate: str, decided: tuple[ChoiceRecord, .
     ]
     verdicts = _judge(gates, figures, candidate, files)
     missed = [f"{verdict.gate}: {verdict.reason}" for verdict in verdicts if not verdict.passed]
-    reason = "; ".join(missed) or _passed(len(verdicts))
-    state: str = "missed" if missed else "passed"
-    record = CandidateRecord.model_validate(
-        {"name": candidate, "state": state, "reason": reason, "files": files, "verdicts": verdicts}
+    record = CandidateRecord(
+        name=candidate,
+        state="missed" if missed else "passed",
+        reason="; ".join(missed) or _passed(len(verdicts)),
+        files=files,
+        verdicts=verdicts,
     )
     return _Tried(record, figures)
+
+
+def _make(trial: Plan, believed: set[str], own: set[str], shop: Shop) -> tuple[Task, str, str] | None:
+    """Run what a trial takes; the task of its own that failed, with its key and the reason, or None."""
+    fetched = False
+    for task in trial.work:
+        origins = {**trial.sources, **{name: each.result.outputs for name, each in shop.done.items()}}
+        digests = input_digests(task, origins)
+        if digests is None:
+            raise AssertionError(f"{task.name} was planned before what it needs")
+        key = task.key(digests)
+        known = shop.failure(key) if task.name in believed else None
+        if known is not None:
+            return task, key, known
+        if not fetched and not shop.has(task, key, digests):
+            shop.fetch(trial)
+            fetched = True
+        try:
+            shop.run(trial, [task])
+        except KilledError:
+            raise
+        except (StepError, OnnxFileError, MeasureError) as error:
+            if task.name not in own:
+                raise
+            return task, key, shop.reason(error)
+    return None
+
+
+def _own_tasks(plan: Plan, trial: Plan, choice: str, candidate: str) -> set[str]:
+    """The tasks that fail for this candidate alone: its chains, its runs, and scripts that nothing else reads."""
+    readers: dict[str, set[str]] = {}
+    for task in (*plan.tasks, *trial.work):
+        for _, ref in task.inputs:
+            readers.setdefault(ref.origin, set()).add(task.name)
+    for published in plan.published:
+        readers.setdefault(published.ref.origin, set()).add(published.path)
+    own: set[str] = set()
+    for name in reversed([task.name for task in trial.work]):  # readers come first
+        is_named = name.startswith(f"choices/{choice}/{candidate}/") or name.endswith(candidate_run("", candidate))
+        if is_named or readers.get(name, {""}) <= own:
+            own.add(name)
+    return own
 
 
 def _passed(gates: int) -> str:

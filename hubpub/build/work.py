@@ -89,8 +89,9 @@ class Work:
 
     def reason(self, error: HubpubError) -> str:
         """What went wrong, without folders that are gone when somebody reads it."""
-        scratch = re.escape(f"{self.store.root}/scratch/") + r"[^/\s]+/(?:(?:inputs|outputs)/)?(?:files/)?"
-        return " ".join(re.sub(scratch, "", error.what).split())[:MAX_REASON]
+        roots = "|".join(re.escape(str(root)) for root in {self.store.root, self.store.root.resolve()})
+        gone = rf"(?:{roots})/(?:scratch/[^/\s]+/(?:(?:inputs|outputs)/(?:files/)?)?)?"
+        return " ".join(re.sub(gone, "", error.what).split())[:MAX_REASON]
 
     def give_up(self, key: str, reason: str) -> None:
         """Do not try the step with this key again while it is a candidate's."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hubpub.card.figures import cell, narrow, size
@@ -24,10 +24,17 @@ _STATES = {
 
 @dataclass(frozen=True)
 class _Row:
-    """Its name, what it is called as part of a key, its bytes, and its figures by column."""
+    """A line of a table.
+
+    Attributes:
+        name: of the run or candidate.
+        sizes: bytes of its files; of a candidate also of all files that its first run is given.
+        figures: by column.
+        last: what became of it.
+    """
 
     name: str
-    size: int | None
+    sizes: tuple[int | None, ...]
     figures: dict[str, Measurement]
     last: str | None = None
 
@@ -42,7 +49,7 @@ def side_by_side(manifest: Manifest) -> list[dict[str, Any]]:
     names = {corpus.digest: name for name, corpus in manifest.corpora.items()}
     tables = []
     for (corpus, client), runs in groups.items():
-        rows = [_Row(run, _size(manifest, run), _columns(manifest, [run])) for run in runs]
+        rows = [_Row(run, (_size(manifest, run),), _columns(manifest, {run: [run]})) for run in runs]
         if len(rows) > 1 and (columns := _shown(rows)):
             tables.append(
                 {"corpus": names.get(corpus or "", "the same audio"), "client": client, **_table(rows, columns)}
@@ -58,22 +65,24 @@ def choices(manifest: Manifest) -> list[dict[str, Any]]:
 def _choice(manifest: Manifest, choice: ChoiceRecord) -> dict[str, Any]:
     made = [each for each in choice.candidates if each.files]
     paths = dict.fromkeys(path for each in made if each.name == choice.chosen for path in each.files)
-    candidates = {each.name: [f"{run}@{each.name}" for run in choice.runs] for each in choice.candidates}
     found = manifest.all_measurements()
-    references = {
-        (each.reference or str(each.against)).partition("/")[0]
-        for each in found
-        if each.run.partition("@")[0] in choice.runs and (each.reference or each.against)
-    }
+    served: dict[str, list[str]] = {}  # by run that candidates are compared with, the runs of the choice
+    for measured in found:
+        run = measured.run.partition("@")[0]
+        other = (measured.reference or measured.against or "").partition("/")[0]
+        if run in choice.runs and other:
+            served.setdefault(other, []).append(run)
     rows = [
-        _Row(run, _size(manifest, run), _columns(manifest, [run], as_runs=choice.runs), "compared with")
+        _Row(run, (None, _size(manifest, run)), _columns(manifest, {run: served[run]}, choice), "compared with")
         for run in manifest.runs
-        if run in references and "@" not in run and run not in choice.runs
+        if run in served and "@" not in run and run not in choice.runs
     ]
     for each in choice.candidates:
-        bytes_ = sum(file.size for file in each.files.values()) if each.files else None
-        figures = _columns(manifest, candidates[each.name], as_runs=choice.runs)
-        rows.append(_Row(each.name, bytes_, figures, _STATES[each.state]))
+        sizes = _total(file.size for file in each.files.values()), _size(manifest, f"{choice.runs[0]}@{each.name}")
+        figures = _columns(manifest, {f"{run}@{each.name}": [run] for run in choice.runs}, choice)
+        rows.append(_Row(each.name, sizes, figures, _STATES[each.state]))
+    if all(own == given for own, given in (row.sizes for row in rows) if own is not None and given is not None):
+        rows = [replace(row, sizes=(row.sizes[0] if row.sizes[1] is None else row.sizes[1],)) for row in rows]
     corpora = {each.corpus for each in found if each.run in choice.runs}
     return {
         "name": choice.name,
@@ -84,6 +93,10 @@ def _choice(manifest: Manifest, choice: ChoiceRecord) -> dict[str, Any]:
         "notes": [{"name": each.name, "reason": each.reason} for each in choice.candidates if _needs_words(each)],
         **_table(rows, _shown(rows), last="outcome"),
     }
+
+
+def _total(sizes: Iterable[int]) -> int | None:
+    return sum(sizes) or None
 
 
 def _needs_words(candidate: CandidateRecord) -> bool:
@@ -106,27 +119,36 @@ def _size(manifest: Manifest, run: str) -> int | None:
     return sum(sizes[sha256] for sha256 in given) if given and set(given) <= sizes.keys() else None
 
 
-def _columns(manifest: Manifest, runs: Sequence[str], as_runs: Sequence[str] = ()) -> dict[str, Measurement]:
-    """The figures of ``runs`` over the whole corpus, by what their column is called."""
+def _columns(
+    manifest: Manifest, runs: Mapping[str, Sequence[str]], choice: ChoiceRecord | None = None
+) -> dict[str, Measurement]:
+    """Figures over the whole corpus, by what their column is called.
+
+    Args:
+        manifest: where they stand.
+        runs: whose figures, and by the names of which runs their columns are told apart, where a choice has several.
+        choice: the choice.
+    """
     found: dict[str, Measurement] = {}
     for each in manifest.all_measurements():
-        if each.run in runs and each.subset is None and each.metric not in _LEFT_OUT:
-            if each.observed and each.against:
-                continue
-            base, _, candidate = each.run.partition("@")
-            run = f"{base} " if len(as_runs) > 1 else ""
-            other = (each.against or "").partition("/")[0].removesuffix(f"@{candidate}")
-            against = f" − {other.partition('@')[2] or other}" if other else ""
-            reference = f" against {each.reference.removesuffix(f'@{candidate}')}" if each.reference else ""
-            found.setdefault(f"{run}{each.metric}{against}{reference}", each)
+        told_elsewhere = each.metric in _LEFT_OUT or (each.observed and each.against)
+        if each.run not in runs or each.subset is not None or told_elsewhere:
+            continue
+        mark = f"@{each.run.partition('@')[2]}"
+        other = (each.against or "").partition("/")[0].removesuffix(mark)
+        against = f" − {other.partition('@')[2] or other}" if other else ""
+        reference = f" against {each.reference.removesuffix(mark)}" if each.reference else ""
+        for run in dict.fromkeys(runs[each.run]):
+            told = f"{run} " if choice and len(choice.runs) > 1 else ""
+            found.setdefault(f"{told}{each.metric}{against}{reference}", each)
     return found
 
 
 def _shown(rows: Sequence[_Row]) -> list[str]:
     """Columns that let rows be compared: two of them have it, or it compares by itself; timings last."""
     seen: dict[str, Measurement] = {}
-    for row in rows:
-        seen = {**row.figures, **seen}
+    for name, each in ((name, each) for row in rows for name, each in row.figures.items()):
+        seen.setdefault(name, each)
     metrics = list(dict.fromkeys(each.metric for row in rows for each in row.figures.values()))
     counts = {name: sum(name in row.figures for row in rows) for name in seen}
     shown = [name for name, each in seen.items() if counts[name] > 1 or each.against or each.reference]
@@ -135,14 +157,15 @@ def _shown(rows: Sequence[_Row]) -> list[str]:
     )
 
 
-def _table(rows: Iterable[_Row], columns: Sequence[str], last: str | None = None) -> dict[str, Any]:
-    head = ["", "size", *columns, *([last] if last else [])]
+def _table(rows: Sequence[_Row], columns: Sequence[str], last: str | None = None) -> dict[str, Any]:
+    sizes = ("size", "all files")[: len(rows[0].sizes)]
+    head = ["", *([last] if last else []), *sizes, *columns]
     lines = [
         [
             cell(row.name),
-            "" if row.size is None else size(row.size).replace(" ", "\N{NO-BREAK SPACE}"),
-            *(_figure(row.figures, name) for name in columns),
             *([row.last or ""] if last else []),
+            *("" if each is None else size(each).replace(" ", "\N{NO-BREAK SPACE}") for each in row.sizes),
+            *(_figure(row.figures, name) for name in columns),
         ]
         for row in rows
     ]

@@ -13,6 +13,7 @@ from toy import Finished, Project, Recorder, make_project, tree, write_clip
 from hubpub.build import Built, Silent, plan, verify_release
 from hubpub.build.evaluate import evaluate
 from hubpub.build.seal import check_seals
+from hubpub.cli.common import choices_in_words
 from hubpub.errors import GateError, RecipeError, StepError
 from hubpub.manifest import CARD, CandidateRecord
 from hubpub.publish.checks import refusals
@@ -93,6 +94,12 @@ def roster(tmp_path_factory: pytest.TempPathFactory, ladder: Finished) -> Finish
 def warm(ladder: Finished, tmp_path: Path) -> Path:
     """A store in which the parts of the ladder are."""
     return Path(shutil.copytree(ladder.store, tmp_path / "warm", symlinks=True))
+
+
+@pytest.fixture
+def warm_roster(roster: Finished, tmp_path: Path) -> Path:
+    """A store in which the parts of the roster are."""
+    return Path(shutil.copytree(roster.store, tmp_path / "warm", symlinks=True))
 
 
 def candidates(built: Built) -> dict[str, CandidateRecord]:
@@ -187,13 +194,13 @@ def test_the_card_shows_every_rung(ladder: Finished) -> None:
     table = card.partition("## Candidates: small")[2].partition("## Files")[0]
     assert f"`{INT8}` could be made in several ways. Published: **fp16**, the first that passes" in table
     rows = {line.split(" | ")[0].strip("| "): line for line in table.splitlines() if line.startswith("| ")}
-    assert list(rows) == ["|  ".strip("| "), "whole", "smooth", "text", "static", "fp16", "fp32"]
-    assert "**published** |" in rows["fp16"]
+    assert list(rows) == ["", "whole", "smooth", "text", "static", "fp16", "fp32"]
+    assert "| **published** |" in rows["fp16"]
     assert "13.9 kB" in rows["fp16"] or "14.0 kB" in rows["fp16"]
-    assert "misses a gate |" in rows["static"]
+    assert "| misses a gate |" in rows["static"]
     assert " dB" in rows["static"]
-    assert rows["smooth"].endswith("| failed |")
-    assert rows["fp32"].endswith("| not tried |")
+    assert "| failed |" in rows["smooth"]
+    assert "| not tried |" in rows["fp32"]
     assert "- smooth: cannot be made: model.onnx: holds no product" in table
     assert "### int8@" not in card
 
@@ -225,6 +232,25 @@ def test_other_files_are_measured_with_what_was_chosen_before(warm: Path, tmp_pa
     for name in ("runs/both", "runs/both@kept", "runs/both@config"):
         assert built.manifest.steps[name].inputs[f"files/{INT8}"] == fp16["fp16"].files[INT8].sha256
     assert [each.chosen for each in built.manifest.choices] == ["fp16", "kept"]
+
+
+def test_a_script_that_only_one_rung_needs_may_fail(warm: Path, tmp_path: Path) -> None:
+    rungs = {"exported": {INT8: {"from": "risky/model.onnx", "chain": [{"transform": "fp16"}]}}, "fp16": RUNGS["fp16"]}
+    project = with_choice(tmp_path / "p", candidates=rungs)
+    scripts = project.script.parent
+    project.recipe["steps"]["risky"] = {"script": "scripts/risky.py", "outputs": ["model.onnx"]}
+    (scripts / "risky.py").write_text(project.script.read_text().replace("import json", "raise SystemExit('no luck')"))
+    (scripts / "risky.requirements.txt").write_text("")
+    project.save()
+    built = project.build(warm)
+    found = candidates(built)["exported"]
+    assert found.state == "failed"
+    assert found.reason.startswith("cannot be made: ")
+    assert "no luck" in found.reason
+    assert project.build(warm).ran == ()
+    project.script.write_text(project.script.read_text().replace("import json", "raise SystemExit('no luck')"))
+    with pytest.raises(StepError, match="no luck"):  # all rungs need this one
+        project.build(warm)
 
 
 def test_a_part_of_the_recipe_chooses_too(warm: Path, tmp_path: Path) -> None:
@@ -293,12 +319,12 @@ def test_its_measurements_are_made_on_what_is_published(roster: Finished, tmp_pa
 @pytest.mark.parametrize(
     ("promote", "chosen"), [({"most": "int8/snr"}, "fp32"), ({"least": "int8/download_size"}, "static")]
 )
-def test_the_best_by_a_figure(warm: Path, tmp_path: Path, promote: dict[str, str], chosen: str) -> None:
+def test_the_best_by_a_figure(warm_roster: Path, tmp_path: Path, promote: dict[str, str], chosen: str) -> None:
     project = with_roster(tmp_path / "p")
     project.recipe["choices"]["small"]["promote"] = promote
     project.recipe["gates"] = [{"measure": "int8/snr", "min": 30}]
     project.save()
-    built = project.build(warm)
+    built = project.build(warm_roster)
     assert built.manifest.choices[0].chosen == chosen
     assert candidates(built)["smooth"].state == "failed"
 
@@ -313,6 +339,10 @@ def test_what_is_promoted_by_name_has_to_be_made(warm: Path, tmp_path: Path) -> 
     assert "candidate smooth of small cannot be made: model.onnx: holds no product" in line
     assert line.startswith(f"{project.path}:")
     assert ": choices.small.candidates.smooth.model.int8.onnx.chain[0]: " in line
+    reporter = Recorder()
+    with pytest.raises(StepError):
+        project.build(warm, reporter=reporter)
+    assert f"choices/small/smooth/{INT8}#1" in reporter.started  # what has to be made is tried again
 
 
 def test_external_data_keeps_its_name(warm: Path, tmp_path: Path) -> None:
@@ -333,6 +363,37 @@ def test_external_data_keeps_its_name(warm: Path, tmp_path: Path) -> None:
 
 
 # -- seals
+
+
+def test_each_variant_chooses_for_itself(tmp_path: Path) -> None:
+    project = with_choice(tmp_path / "p")
+    recipe = project.recipe
+    recipe["variants"] = {"a": {"bits": 8}, "b": {"bits": 4}}
+    rungs = {name: {"${variant}/m.onnx": rung[INT8]} for name, rung in RUNGS.items()}
+    recipe["choices"] = {
+        "small-${variant}": {**recipe["choices"]["small"], "runs": ["int8-${variant}"], "candidates": rungs}
+    }
+    int8 = recipe["measure"].pop("int8")
+    del recipe["measure"]["int8-final"], recipe["measure"]["whole-final"], recipe["corpora"]["final"]
+    via = {**int8["via"], "model": "${variant}/m.onnx"}
+    recipe["measure"]["int8-${variant}"] = {**int8, "files": ["${variant}/m.onnx"], "via": via}
+    recipe["gates"] = [{"measure": "int8-${variant}/snr", "min": 50}]
+    project.save()
+    with Store(tmp_path / "store") as store:
+        made, _ = plan(project.path, store, Silent(), locked=False, only=None, variant=None)
+        part, _ = plan(project.path, store, Silent(), locked=True, only=None, variant="b")
+    assert made.choices == ("small-a", "small-b")
+    assert {"runs/int8-a@static", "runs/int8-b@static"} <= {task.name for task in made.tasks}
+    assert part.choices == ("small-b",)
+    assert not [task.name for task in part.tasks if "-a" in task.name]
+    assert [each.variants for each in part.published if each.path == "b/m.onnx"] == [("b",)]
+
+
+def test_every_candidate_has_a_line(ladder: Finished) -> None:
+    lines = list(choices_in_words(ladder.built.manifest.choices))
+    assert [line.split(": ")[1] for line in lines] == list(RUNGS)
+    assert lines[3].startswith("small: fp16: chosen, ")
+    assert lines[4] == "small: fp32: not tried: fp16 passed before it"
 
 
 def test_nothing_is_chosen_by_a_sealed_corpus(tmp_path: Path) -> None:

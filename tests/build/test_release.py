@@ -197,6 +197,9 @@ def _may_be_said(manifest: Manifest, card: dict[str, Any], template: str) -> set
     data = manifest.model_dump(mode="json")
     allowed = [*_strings(data), *_strings(card), re.sub(r"\{[{%#].*?[}%#]\}", " ", template, flags=re.DOTALL)]
     allowed += [size(file.size) for file in manifest.files.values()]
+    sizes = {file.sha256: file.size for file in manifest.files.values()}
+    for step in (step for step in manifest.steps.values() if step.kind == "run"):
+        allowed.append(size(sum(sizes[sha256] for path, sha256 in step.inputs.items() if path.startswith("files/"))))
     for each in manifest.all_measurements():
         allowed += [number(value, each.unit) for value in (each.value, each.low, each.high) if value is not None]
         allowed += [str(each.n), str(each.machine.cores)]
