@@ -47,6 +47,7 @@ def plan(
                 "bytes_to_fetch": forecast.bytes_to_fetch,
                 "bytes_to_write": forecast.bytes_to_write,
                 "choices": {choice.name: choice.chosen for choice in made.decided},
+                "missing": {name: [clip.audio for clip in each.clips] for name, each in made.missing.items()},
                 "publishes": [published.path for published in made.published],
             }
         )

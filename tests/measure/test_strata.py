@@ -100,7 +100,7 @@ def test_how_much_further_one_run_departs_from_an_oracle_than_another() -> None:
     (verdict,) = judge([gate], figures, figures[0].artifacts)
     assert not verdict.passed
     assert "the upper end of its interval is above 0.1" in verdict.reason
-    made_up = fake_run(corpus, ["a"], name="made-up", synthetic=True)
+    made_up = fake_run(corpus, ["a"], name="made-up", pieces=[pieces("a")], synthetic=True)
     assert all(each.synthetic for each in metric.compare(run, corpus, made_up, fp32))
 
 
