@@ -112,7 +112,11 @@ def _origin(manifest: Manifest, path: str) -> str:
     if step is None:
         return f"kept from {made_by}"
     if step.kind == "transform":
-        return f"{step.identity['params']['transform']} of {step.identity['primary']}"
+        chain = made_by.rpartition("#")[0]
+        names = [name for name in manifest.steps if name.rpartition("#")[0] == chain] or [made_by]
+        steps = [manifest.steps[name] for name in sorted(names, key=lambda name: (len(name), name))]
+        transforms = ", ".join(each.identity["params"]["transform"] for each in steps)
+        return f"{transforms} of {steps[0].identity['primary']}"
     return f"{step.kind} {made_by}"
 
 

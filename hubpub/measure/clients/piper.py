@@ -95,11 +95,11 @@ class _Voice:
         from piper.config import SynthesisConfig
 
         spec, voice = self._spec, self._voice
-        noise = 0.0 if spec.noise == "none" else None  # None: as the voice has it
+        noise = 0.0 if spec.noise == "none" else None  # None: as the voice's configuration says
         if spec.noise == "voice":
             voice = self._load()
-        settings = SynthesisConfig(speaker_id=spec.speaker, noise_scale=noise, noise_w_scale=noise)
-        chunks = list(voice.synthesize(given, settings))
+        config = SynthesisConfig(speaker_id=spec.speaker, noise_scale=noise, noise_w_scale=noise)
+        chunks = list(voice.synthesize(given, config))
         if not chunks:
             raise MeasureError("the voice says nothing", fix="give it a text with words of its language")
         if not all(np.isfinite(chunk.audio_float_array).all() for chunk in chunks):
