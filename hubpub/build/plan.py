@@ -23,7 +23,7 @@ from hubpub.build.tasks import (
     TransformTask,
 )
 from hubpub.errors import HubpubError, nearest
-from hubpub.recipe import LoadedRecipe, Lock, locked_file
+from hubpub.recipe import LoadedRecipe, Lock, locked_file, members
 from hubpub.source import SourceContext
 from hubpub.store import FileDigest, Result, Store
 from hubpub.transform.base import Calibrated
@@ -94,7 +94,11 @@ def make_plan(loaded: LoadedRecipe, lock: Lock, *, only: str | None = None, vari
         sources,
         preparation,
         needed,
-        tuple(Published(path, ref, owners.get(path, ())) for path, ref in chains.items()),
+        tuple(
+            Published(path + each.path.removeprefix(ref.path), each, owners.get(path, ()))
+            for path, ref in chains.items()
+            for each in layout.members(ref)
+        ),
         tuple(runs),
         partial=only is not None or variant is not None,
     )
@@ -115,7 +119,7 @@ def evaluation_plan(loaded: LoadedRecipe, lock: Lock, files: Mapping[str, FileDi
     lacking = {name: _lacking(loaded, name, files) for name in loaded.recipe.measure}
     runs = [name for name, reason in lacking.items() if reason is None]
     for name in runs:
-        given = {path: [path, *sidecars(path, files)] for path in _files_of(loaded, name)}
+        given = {path: [*members(path, files), *sidecars(path, files)] for path in _files_of(loaded, name)}
         layout.run(name, {path: Ref(RELEASE, path) for paths in given.values() for path in paths})
     needed = layout.needed([f"measurements/{name}" for name in runs])
     corpora = {loaded.recipe.measure[name].corpus for name in runs}
@@ -127,13 +131,14 @@ def evaluation_plan(loaded: LoadedRecipe, lock: Lock, files: Mapping[str, FileDi
 
 def evaluated_files(loaded: LoadedRecipe, names: Collection[str]) -> list[str]:
     """Those of a release's files that the runs of a recipe are given, external data included."""
-    wanted = {path for run in loaded.recipe.measure for path in _files_of(loaded, run) if path in names}
+    given = {path for run in loaded.recipe.measure for path in _files_of(loaded, run)}
+    wanted = {each for path in given for each in members(path, names) if each in names}
     return sorted(wanted | {beside for path in wanted for beside in sidecars(path, names)})
 
 
 def _lacking(loaded: LoadedRecipe, run: str, files: Collection[str]) -> str | None:
     """Why a run cannot be made from ``files``."""
-    missing = [path for path in _files_of(loaded, run) if path not in files]
+    missing = [path for path in _files_of(loaded, run) if members(path, files)[0] not in files]
     if missing:
         return f"there is no {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
     reasons = ((other, _lacking(loaded, other, files)) for other in _compared_with(loaded, run))
@@ -262,8 +267,9 @@ class _Layout:
         if name not in self.tasks:
             step = self.loaded.recipe.steps[name]
             inputs = tuple(
-                (target, self.ref(reference, "steps", name, "inputs", target))
+                each
                 for target, reference in step.inputs.items()
+                for each in self._at(target, self.ref(reference, "steps", name, "inputs", target))
             )
             where = self.loaded.where("steps", name)
             self.tasks[name] = ScriptTask(name, step, self.loaded.folder, inputs, where=where)
@@ -274,7 +280,8 @@ class _Layout:
         ref = self.ref(rule.source, "files", path, "from")
         beside = [Ref(ref.origin, other) for other in sidecars(ref.path, self._siblings(ref))]
         named = [self.ref(reference, "files", path, "with", index) for index, reference in enumerate(rule.sidecars)]
-        inputs: Inputs = tuple((PurePosixPath(each.path).name, each) for each in dict.fromkeys([ref, *beside, *named]))
+        found = dict.fromkeys([ref, *beside, *named])
+        inputs: Inputs = tuple(member for each in found for member in self._at(PurePosixPath(each.path).name, each))
         primary, target = PurePosixPath(ref.path).name, PurePosixPath(path).name
         for index, transform in enumerate(rule.chain):
             name = f"files/{path}#{index + 1}"
@@ -286,6 +293,16 @@ class _Layout:
                 self.tasks[name] = TransformTask(name, transform, inputs, primary, target, where=where)
             ref, inputs, primary = Ref(name, target), (("", Ref(name, EVERYTHING)),), target
         return ref
+
+    def members(self, ref: Ref) -> tuple[Ref, ...]:
+        """The files behind a ref: a folder that is an artifact stands for all below it."""
+        if ref.origin.startswith("files/") or ref.origin == RELEASE:
+            return (ref,)
+        return tuple(Ref(ref.origin, path) for path in members(ref.path, self._siblings(ref)))
+
+    def _at(self, name: str, ref: Ref) -> Inputs:
+        """What appears as ``name``, a file or a folder."""
+        return tuple((name + each.path.removeprefix(ref.path), each) for each in self.members(ref))
 
     def _siblings(self, ref: Ref) -> list[str]:
         if ref.origin in self.sources:
@@ -309,7 +326,7 @@ class _Layout:
             if ref.origin.startswith("files/"):  # a chain brings the sidecars that it made
                 inputs.append((str(PurePosixPath("files", path).parent), Ref(ref.origin, EVERYTHING)))
             else:
-                inputs.append((f"files/{path}", ref))
+                inputs += self._at(f"files/{path}", ref)
         inputs += [
             (f"options/{reference}", self.ref(reference, "measure", name, "via")) for reference in run.via.references()
         ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hubpub.build.task import Inputs, Outcome, Room, Task, named_for_the_reader
+from hubpub.coremlfile.marks import is_synthetic as coreml_is_synthetic
 from hubpub.corpus.corpus import Corpus
 from hubpub.corpus.disjoint import check_disjoint
 from hubpub.corpus.feed import LIBRARIES as FEED_LIBRARIES
@@ -183,11 +184,11 @@ class ClientTask(Task):
 
 def marked(path: Path) -> bool:
     """Whether the file is a model that says that its weights are random; a damaged one fails where it is loaded."""
-    if path.suffix != ".onnx":
+    if path.suffix not in (".onnx", ".mlmodel"):
         return False
     try:
-        return is_synthetic(path)
-    except OnnxFileError:
+        return is_synthetic(path) if path.suffix == ".onnx" else coreml_is_synthetic(path)
+    except (OnnxFileError, CoremlFileError):
         return False
 
 

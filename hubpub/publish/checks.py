@@ -8,7 +8,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from hubpub.build.release import verify_release
-from hubpub.errors import GateError, HubpubError, OnnxFileError, ReleaseError
+from hubpub.coremlfile.marks import is_synthetic
+from hubpub.errors import CoremlFileError, GateError, HubpubError, OnnxFileError, ReleaseError
 from hubpub.gate import judge
 from hubpub.manifest import MANIFEST, Manifest
 from hubpub.onnxfile.interface import graph_bytes, parse_graph
@@ -140,9 +141,11 @@ def _synthetic(folder: Path, manifest: Manifest, endpoint: str) -> list[str]:
 
 def _marked(path: Path) -> bool:
     """Also where the model's external data is not there."""
-    if path.suffix != ".onnx" or not path.is_file():
+    if path.suffix not in (".onnx", ".mlmodel") or not path.is_file():
         return False
     try:
+        if path.suffix == ".mlmodel":
+            return is_synthetic(path)
         return says_synthetic(parse_graph(graph_bytes(path), str(path)))
-    except OnnxFileError:
+    except (OnnxFileError, CoremlFileError):
         return False

@@ -15,7 +15,7 @@ from hubpub.manifest import Manifest
 from hubpub.measure.run import run_client
 from hubpub.publish.client import Hub
 from hubpub.publish.trouble import client_errors, diagnose
-from hubpub.recipe import Recipe, RunSpec
+from hubpub.recipe import Recipe, RunSpec, known_as
 from hubpub.report import Reporter
 from hubpub.source import LockedSource, SourceContext
 from hubpub.source.base import Pinned
@@ -66,7 +66,11 @@ def load_back(repo: str, commit: str, recipe: Recipe, manifest: Manifest, report
 
 def files_of(run: RunSpec, manifest: Manifest) -> list[str]:
     """The published files that a run is given, with the sidecars that were made together with them."""
-    named = {path for path in manifest.files if any(fnmatchcase(path, pattern) for pattern in run.files)}
+    named = {
+        path
+        for path in manifest.files
+        if any(fnmatchcase(name, pattern) for pattern in run.files for name in known_as(path))
+    }
     steps = {made_by for path in named if (made_by := manifest.files[path].made_by).startswith("files/")}
     return [path for path, file in manifest.files.items() if path in named or file.made_by in steps]
 

@@ -14,6 +14,7 @@ from hubpub.errors import Problem, nearest
 from hubpub.gate import GateSpec, impossible
 from hubpub.recipe.check_measure import clients_and_metrics, differences_and_parts
 from hubpub.recipe.document import Document, Loc
+from hubpub.recipe.folders import members
 from hubpub.recipe.model import PATTERNS, REFERENCE, PublishSpec, Recipe, RunSpec
 from hubpub.recipe.variants import report
 from hubpub.transform.base import Calibrated
@@ -87,7 +88,7 @@ def _references(recipe: Recipe, _: Path) -> Found:
         elif why := unsafe_path(path):
             yield loc, f"{reference!r} {why}"
         elif origin in recipe.steps:
-            if path not in recipe.steps[origin].outputs:
+            if not set(members(path, recipe.steps[origin].outputs)) <= set(recipe.steps[origin].outputs):
                 suggestion = nearest(path, recipe.steps[origin].outputs)
                 yield loc, f"step {origin!r} does not make {path!r}{suggestion}"
         elif origin not in recipe.sources:

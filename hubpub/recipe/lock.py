@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hubpub.errors import LockError, nearest
 from hubpub.recipe.check import unsafe_path
 from hubpub.recipe.document import one_line
+from hubpub.recipe.folders import members
 from hubpub.source import LockedSource
 from hubpub.store import write_atomic
 
@@ -73,12 +74,12 @@ def write_lock(recipe: Path, lock: Lock) -> Path:
 
 
 def locked_file(name: str, locked: LockedSource, path: str, *, where: str) -> None:
-    """Check that the locked source holds ``path``.
+    """Check that the locked source holds ``path``, a file or a folder that is an artifact.
 
     Raises:
         LockError: it does not; the nearest name is suggested.
     """
-    if path not in locked.files:
+    if not locked.files.keys() >= set(members(path, locked.files)):
         suggestion = nearest(path, locked.files)
         raise LockError(
             f"source {name!r} has no file {path!r}{suggestion}",

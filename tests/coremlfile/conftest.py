@@ -1,0 +1,3 @@
+from ml_packages import copied, packages
+
+__all__ = ["copied", "packages"]
