@@ -154,7 +154,9 @@ def _lookup(package: Package, part: Part, name: str) -> np.ndarray[Any, Any]:
     for parameter, argument in operation.inputs.items():
         (binding,) = argument.arguments
         operands[parameter] = (
-            _lookup(package, part, binding.name) if binding.name else package.array(binding.value, f"{name}.{parameter}")
+            _lookup(package, part, binding.name)
+            if binding.name
+            else package.array(binding.value, f"{name}.{parameter}")
         )
     if operation.type == "constexpr_blockwise_shift_scale":
         return operands["data"] * operands["scale"]
