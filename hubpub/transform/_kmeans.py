@@ -62,21 +62,17 @@ def cluster(values: Array, weights: Array, k: int) -> Clusters:
     if count <= k:
         return Clusters(np.arange(count + 1), values.astype(np.float64), 0.0)
     sums = _sums(values, weights)
-    starts = _by_penalty(*sums, k, _binned_penalty(values, weights, k))
+    _, starts = _search(*sums, k, _binned_penalty(values, weights, k))
     if len(starts) != k + 1:
         starts = _by_count(*sums, k)
     return _clusters(values, weights, starts)
 
 
-def lower_bound(values: Array, weights: Array, k: int, error: float) -> float:
-    """A certified lower bound on the error of any ``k`` clusters (the Lagrangian's), to judge ``error`` by."""
+def lower_bound(values: Array, weights: Array, k: int) -> float:
+    """A bound below which the error of no ``k`` clusters lies: the Lagrangian's, for the penalty of `cluster`."""
     sums = _sums(values, weights)
-    best = 0.0
-    for factor in np.linspace(0.5, 4.0, 141):
-        penalty = factor * error / k
-        starts = _runs(*sums, penalty)
-        best = max(best, _clusters(values, weights, starts).error + penalty * (len(starts) - 1 - k))
-    return best
+    penalty, starts = _search(*sums, k, _binned_penalty(values, weights, k))
+    return _clusters(values, weights, starts).error + penalty * (len(starts) - 1 - k)
 
 
 def _clusters(values: Array, weights: Array, starts: Array) -> Clusters:
@@ -91,13 +87,20 @@ def _clusters(values: Array, weights: Array, starts: Array) -> Clusters:
 
 
 def _sums(values: Array, weights: Array) -> tuple[Floats, Floats, Floats]:
-    """Running sums of weights, and of first and second moments about the middle."""
-    exact = values.astype(np.float64)
+    """Running sums of weights, and of first and second moments about the median.
+
+    They begin at the median and go outwards, so that outliers cost no digits but where they are themselves.
+    """
     weight = weights.astype(np.float64)
-    exact = exact - np.dot(exact, weight) / weight.sum()
-    zero = np.zeros(1)
-    moments = (weight, weight * exact, weight * exact * exact)
-    return cast(tuple[Floats, Floats, Floats], tuple(np.concatenate([zero, np.cumsum(moment)]) for moment in moments))
+    total = np.cumsum(weight)
+    middle = int(np.searchsorted(total, total[-1] / 2))
+    off = values.astype(np.float64) - float(values[middle])
+
+    def outwards(moment: Floats) -> Floats:
+        left = -np.cumsum(moment[:middle][::-1])[::-1]
+        return np.concatenate([left, np.zeros(1), np.cumsum(moment[middle:])])
+
+    return outwards(weight), outwards(weight * off), outwards(weight * off * off)
 
 
 def _binned_penalty(values: Array, weights: Array, k: int) -> float:
@@ -117,10 +120,6 @@ def _binned_penalty(values: Array, weights: Array, k: int) -> float:
     total = np.add.reduceat(weight, first)
     means = np.add.reduceat(weight * exact, first) / total
     return _search(*_sums(means, total), k, guess)[0]
-
-
-def _by_penalty(total: Floats, first: Floats, second: Floats, k: int, penalty: float) -> Array:
-    return _search(total, first, second, k, penalty)[1]
 
 
 def _search(total: Floats, first: Floats, second: Floats, k: int, penalty: float) -> tuple[float, Array]:
@@ -235,7 +234,8 @@ def _by_count(total: Floats, first: Floats, second: Floats, k: int) -> Array:
     cost = np.empty(count + 1)
     cost[0] = 0.0
     for end in range(1, count + 1):
-        cost[end] = second[end] - first[end] * first[end] / total[end]
+        moment = first[end] - first[0]
+        cost[end] = second[end] - second[0] - moment * moment / (total[end] - total[0])
     layer = np.empty(count + 1)
     pending = np.zeros((128, 4), np.int64)
     for runs in range(2, k + 1):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 
 
 @dataclass(frozen=True)
@@ -37,29 +38,34 @@ def choose(
     """
     hulls = [_hull(each) for each in options]
     taken = [0] * len(options)
-    nbytes = sum(each[hull[0]].nbytes for each, hull in zip(options, hulls, strict=True))
-    noise = sum(each[hull[0]].noise for each, hull in zip(options, hulls, strict=True))
     steps = []
     for weight, (each, hull) in enumerate(zip(options, hulls, strict=True)):
-        for step, (low, high) in enumerate(pairwise(hull)):
+        for step, (low, high) in enumerate(pairwise(hull), 1):
             more, less = each[high].nbytes - each[low].nbytes, each[low].noise - each[high].noise
-            steps.append((-less / more, weight, step + 1, more, less))
+            steps.append((-less / more, weight, step, more, less))
+    steps.sort()
+    chosen = [each[hull[0]] for each, hull in zip(options, hulls, strict=True)]
+    nbytes, noise = sum(each.nbytes for each in chosen), sum(each.noise for each in chosen)
+    allowed = inf if max_noise is None else max_noise * len(options)
     closed = set()
-    for _, weight, step, more, less in sorted(steps):
-        if max_noise is not None and noise <= max_noise * len(options):
+    for _, weight, step, more, less in steps:
+        if max_noise is not None and noise <= allowed:
             break
-        if weight in closed:
-            continue
-        if max_bytes is not None and nbytes + more > max_bytes:
+        if max_bytes is not None and (weight in closed or nbytes + more > max_bytes):
             closed.add(weight)
             continue
         taken[weight] = step
         nbytes, noise = nbytes + more, noise - less
-    if (max_bytes is not None and nbytes > max_bytes) or (
-        max_noise is not None and noise > max_noise * len(options) * (1 + 1e-12)
-    ):
+    if max_noise is not None:  # the last step may have gone too far: then another can be taken back
+        for _, weight, step, _, less in reversed(steps):
+            if taken[weight] == step and noise + less <= allowed:
+                taken[weight], noise = step - 1, noise + less
+    found = [hull[step] for hull, step in zip(hulls, taken, strict=True)]
+    chosen = [each[index] for each, index in zip(options, found, strict=True)]
+    if sum(each.nbytes for each in chosen) > (inf if max_bytes is None else max_bytes):
         return None
-    return [hull[step] for hull, step in zip(hulls, taken, strict=True)]
+    # A sum that was built up by differences is off by some units in the last place.
+    return found if sum(each.noise for each in chosen) <= allowed * (1 + 1e-9) else None
 
 
 def _hull(options: Sequence[Option]) -> list[int]:
