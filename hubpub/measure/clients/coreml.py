@@ -41,6 +41,10 @@ class CoreMl(Client):
         description="fp16: what the program declares as fp16 is rounded to it after each operation, as on the Neural "
         "Engine; fp32: nothing is.",
     )
+    fill: dict[str, float] = Field(
+        default_factory=dict,
+        description="Inputs besides the audio, and the number that each holds throughout, such as a mask of ones.",
+    )
     output: str | None = Field(default=None, description="Name of the output to keep; default: the first.")
     segment: Annotated[Whole | SilenceWindows | LengthWindows, Field(discriminator="by")] = Field(
         default=Whole(), description="How audio is cut; a window must not be longer than a fixed input."
@@ -56,6 +60,7 @@ class CoreMl(Client):
     def describe(self) -> str:
         """What a reader of a figure must know, in one line."""
         output = f", output {self.output}" if self.output else ""
+        output = "".join(f", {name} {number:g}" for name, number in self.fill.items()) + output
         return (
             f"reference execution on Linux (no Core ML) of {self.model}, {_PRECISIONS[self.precision]}, "
             f"{self.features} features{output}, {self.segment.describe()}, {self.threads} threads"
@@ -89,8 +94,13 @@ def coreml_errors() -> Iterator[None]:
 class _Batches:
     def __init__(self, model: Model, spec: CoreMl) -> None:
         self._model, self._spec = model, spec
+        if strange := sorted(spec.fill.keys() - model.inputs.keys()):
+            fix = f"choose from {', '.join(model.inputs)}"
+            raise MeasureError(f"{spec.model} has no input {strange[0]} to fill", fix=fix)
         inputs = [
-            Input(name, _TYPES.get(kind.dtype, kind.dtype), len(kind.shape)) for name, kind in model.inputs.items()
+            Input(name, _TYPES.get(kind.dtype, kind.dtype), len(kind.shape))
+            for name, kind in model.inputs.items()
+            if name not in spec.fill
         ]
         self._feed = Feed(spec.features, inputs, spec.model)
         if spec.output is not None and spec.output not in model.outputs:
@@ -123,6 +133,11 @@ class _Batches:
                     raise MeasureError(what, fix="cut the audio: segment: {by: length, seconds: …}")
                 amounts[axis] = (0, size - array.shape[axis])
             found[name] = np.pad(array, amounts)
+        for name, number in self._spec.fill.items():
+            kind = self._model.inputs[name]
+            if None in kind.shape[1:]:
+                raise MeasureError(f"{name} is {kind}, so how much of it to fill is open", fix="fix its shape")
+            found[name] = np.full([1, *(size or 0 for size in kind.shape[1:])], number, np.float32)
         return found
 
     def _run(self, rows: list[dict[str, npt.NDArray[Any]]]) -> list[npt.NDArray[np.generic]]:

@@ -22,6 +22,7 @@ from hubpub.measure.metrics.min_dcf import MinDcf
 from hubpub.measure.metrics.peak_rss import PeakRss
 from hubpub.measure.metrics.rtf import Rtf
 from hubpub.measure.metrics.snr import Snr
+from hubpub.measure.metrics.trial_shift import TrialShift
 from hubpub.measure.metrics.wer import Wer
 
 MetricName = Literal[
@@ -37,6 +38,7 @@ MetricName = Literal[
     "der",
     "eer",
     "min_dcf",
+    "trial_shift",
     "rtf",
     "latency",
     "load_time",
@@ -58,6 +60,7 @@ AnyMetric = Annotated[
     | Der
     | Eer
     | MinDcf
+    | TrialShift
     | Rtf
     | Latency
     | LoadTime
