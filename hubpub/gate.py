@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -42,6 +42,10 @@ class GateSpec(BaseModel):
         min_length=1,
         description="Judge every part of the corpus whose name fits, such as `section:*` or `language:fr`.",
     )
+    at: Literal["end"] | None = Field(
+        default=None,
+        description="end = judge at the bad end of the 95 % interval, as a difference always is; default: the value.",
+    )
     max: Budget | None = Field(default=None, description="Greatest value allowed, in the metric's unit (0.05 is 5 %).")
     min: Budget | None = Field(default=None, description="Smallest value allowed.")
     min_n: int | None = Field(default=None, ge=1, description="Smallest n of the measurement that counts.")
@@ -62,13 +66,19 @@ class GateSpec(BaseModel):
         budgets = [f"{word} {bound:g}" for word, bound in bounds if bound is not None]
         delta = f" less {self.against}" if self.against else ""
         part = f" on {self.subset}" if self.subset else ""
-        return f"{self.measure}{delta}{part}: {' and '.join(budgets)}"
+        end = ", at the end of its interval" if self.at else ""
+        return f"{self.measure}{delta}{part}: {' and '.join(budgets)}{end}"
 
     @model_serializer(mode="wrap")
-    def _without_an_empty_subset(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_what_is_new(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What earlier versions wrote: manifests keep their digests."""
         fields: dict[str, Any] = dump(self)
-        return {name: value for name, value in fields.items() if name != "subset" or value is not None}
+        return {name: value for name, value in fields.items() if name not in ("subset", "at") or value is not None}
+
+    @property
+    def at_the_end(self) -> bool:
+        """Whether the bad end of the interval is judged, not the value."""
+        return self.against is not None or self.at == "end"
 
 
 class Verdict(BaseModel):
@@ -91,8 +101,8 @@ def judge(
 ) -> tuple[Verdict, ...]:
     """Judge every gate.
 
-    An absolute budget holds for the value; a budget on a difference holds for the upper end of its paired 95 %
-    interval (``max``) or the lower end (``min``).
+    An absolute budget holds for the value; one on a difference, or with ``at: end``, holds for the upper end of the
+    95 % interval (``max``) or the lower end (``min``).
 
     Args:
         gates: budgets.
@@ -172,16 +182,16 @@ def _unusable(gate: GateSpec, measured: Measurement, artifacts: Mapping[str, str
         return "the value is not a number"
     if gate.min_n is not None and measured.n < gate.min_n:
         return f"n = {measured.n} {measured.n_unit}, at least {gate.min_n} are wanted"
-    if gate.against is not None and (_finite(measured.low) is None or _finite(measured.high) is None):
-        return f"the difference has no interval ({measured.interval})"
+    if gate.at_the_end and (_finite(measured.low) is None or _finite(measured.high) is None):
+        return f"the {'difference' if gate.against else 'value'} has no interval ({measured.interval})"
     return None
 
 
 def _missed(gate: GateSpec, measured: Measurement) -> str | None:
-    delta = gate.against is not None
-    upper = measured.high if delta else measured.value
-    lower = measured.low if delta else measured.value
-    upper_end, lower_end = ("the upper end of its interval", "the lower end of its interval") if delta else ("it", "it")
+    end = gate.at_the_end
+    upper = measured.high if end else measured.value
+    lower = measured.low if end else measured.value
+    upper_end, lower_end = ("the upper end of its interval", "the lower end of its interval") if end else ("it", "it")
     if gate.max is not None and not (upper is not None and upper <= gate.max):
         return f"{_say(measured)}: {upper_end} is above {gate.max:g}"
     if gate.min is not None and not (lower is not None and lower >= gate.min):

@@ -57,6 +57,8 @@ def verdict(spec: GateSpec, *measurements: Measurement) -> Verdict:
     [
         (gate(max=0.05), measured()),
         (gate(max=0.04), measured()),  # the interval of an absolute figure is not judged
+        (gate(max=0.06, at="end"), measured()),
+        (gate(min=0.02, at="end"), measured()),
         (gate(min=0.04), measured()),
         (gate(min=0.03, max=0.05, min_n=500), measured()),
         (gate(max=0.05), measured(low=None, high=None, interval="none: n = 1")),
@@ -103,6 +105,9 @@ def loose(**fields: Any) -> Measurement:
         (gate(max=0.05, against="fp32/wer"), [loose(against="fp32/wer", high=math.nan)], "no interval"),
         (gate(max=0.05, min_n=501), [measured()], "n = 500 words, at least 501"),
         (gate(max=0.05, against="fp32/wer"), [delta(low=None, high=None, interval="none: n = 2")], "none: n = 2"),
+        (gate(max=0.05, at="end"), [measured()], "upper end of its interval is above 0.05"),
+        (gate(min=0.03, at="end"), [measured()], "lower end of its interval is below 0.03"),
+        (gate(max=0.9, at="end"), [measured(low=None, high=None, interval="none: n = 1")], "value has no interval"),
         (gate(max=0.03), [measured()], "it is above 0.03"),
         (gate(min=0.05), [measured()], "it is below 0.05"),
         (gate(max=0.02, against="fp32/wer"), [delta()], "upper end of its interval is above 0.02"),
@@ -144,6 +149,12 @@ def test_a_gate_says_what_it_asks() -> None:
     assert str(gate(max=0.01, min=-0.5, against="fp32/wer")) == (
         "int8/wer less fp32/wer: at most 0.01 and at least -0.5"
     )
+    assert str(gate(max=0.01, at="end")) == "int8/wer: at most 0.01, at the end of its interval"
+
+
+def test_a_gate_is_written_as_it_always_was() -> None:
+    assert set(gate(max=0.01).model_dump()) == {"measure", "against", "max", "min", "min_n"}
+    assert gate(max=0.01, at="end").model_dump()["at"] == "end"
 
 
 @pytest.mark.parametrize(
