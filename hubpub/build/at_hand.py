@@ -25,7 +25,7 @@ def settle(loaded: LoadedRecipe, lock: Lock) -> tuple[LoadedRecipe, dict[str, Mi
     recipe = loaded.recipe
     corpora = {name: _written_out(spec, lock) for name, spec in recipe.corpora.items()}
     missing = {
-        name: MissingCorpus(stand_in=spec.stand_in, clips=clips, supply=_supply(recipe, clips))
+        name: MissingCorpus(stand_in=spec.stand_in, clips=clips, supply=_supply(recipe, lock, spec))
         for name, spec in corpora.items()
         if spec.stand_in is not None and (clips := tuple(_missing(recipe, lock, spec)))
     }
@@ -47,12 +47,12 @@ def refuse_missing(loaded: LoadedRecipe, lock: Lock, name: str) -> None:
     Raises:
         SourceError: naming every recording, and how to get it.
     """
-    recipe = loaded.recipe
-    if clips := tuple(_missing(recipe, lock, recipe.corpora[name])):
+    recipe, spec = loaded.recipe, loaded.recipe.corpora[name]
+    if clips := tuple(_missing(recipe, lock, spec)):
         told = ", ".join(_say(clip) for clip in clips)
         what = f"{len(clips)} recording{'s' if len(clips) > 1 else ''} of {name!r} not at hand: {told}"
         raise SourceError(
-            what, where=loaded.where("corpora", name), fix=f"{_supply(recipe, clips)}, or give a stand_in"
+            what, where=loaded.where("corpora", name), fix=f"{_supply(recipe, lock, spec)}, or give a stand_in"
         )
 
 
@@ -72,28 +72,32 @@ def _say(clip: Missing) -> str:
     return f"{clip.audio.partition('/')[2]}" + (f" ({about})" if about else "")
 
 
-def _supply(recipe: Recipe, clips: tuple[Missing, ...]) -> str:
-    origins = dict.fromkeys(clip.audio.partition("/")[0] for clip in clips)
-    sources = ((recipe.sources[origin], origin) for origin in origins)
+def _supply(recipe: Recipe, lock: Lock, spec: CorpusSpec) -> str:
+    """How to get what is missing, and where to put it."""
+    missing = (reference for reference in spec.references() if _gone(recipe, lock, reference))
+    sources = (recipe.sources[origin] for origin in dict.fromkeys(each.partition("/")[0] for each in missing))
     return "; ".join(
-        f"{spec.supply} (folder {spec.path}, beside the recipe)" for spec, _ in sources if isinstance(spec, LocalSource)
+        f"{source.supply} (folder {source.path}, beside the recipe)"
+        for source in sources
+        if isinstance(source, LocalSource)
     )
 
 
+def _gone(recipe: Recipe, lock: Lock, reference: str) -> bool:
+    """Whether a file is one that a person has to supply, and was not there when its source was locked."""
+    origin, _, path = reference.partition("/")
+    source = recipe.sources.get(origin)
+    supplied = isinstance(source, LocalSource) and source.supply is not None
+    return supplied and path not in lock.sources[origin].files
+
+
 def _missing(recipe: Recipe, lock: Lock, spec: CorpusSpec) -> Iterator[Missing]:
-    """Recordings and labels that a person has to supply and that were not there when the sources were locked."""
-
-    def gone(reference: str) -> bool:
-        origin, _, path = reference.partition("/")
-        source = recipe.sources.get(origin)
-        supplied = isinstance(source, LocalSource) and source.supply is not None
-        return supplied and path not in lock.sources[origin].files
-
+    """Clips that lack their recording or a label file."""
     for clip in spec.clips:
-        if any(gone(reference) for reference in (clip.audio, *spec.labels(clip).label_files())):
+        if any(_gone(recipe, lock, each) for each in (clip.audio, *spec.labels(clip).label_files())):
             yield Missing(id=clip.name, audio=clip.audio, crop=clip.crop, provenance=spec.provenance(clip))
     for dataset in spec.datasets:
-        for reference in filter(gone, dataset.files):
+        for reference in (each for each in dataset.files if _gone(recipe, lock, each)):
             known = {
                 field: getattr(dataset, field) or getattr(spec.defaults, field) for field in Provenance.model_fields
             }
