@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from standins.wespeaker_resnet34 import REPO, write_repo
 
 from hubpub.build import verify_release
 from hubpub.localhub import LocalHub
@@ -21,6 +20,8 @@ from hubpub.recipe import load_recipe, lock_path
 from hubpub.store import Store
 
 RECIPES = Path(__file__).parents[1] / "recipes"
+STAND_IN = Path(__file__).parent / "standins" / "wespeaker_resnet34.py"
+REPO = "Wespeaker/wespeaker-voxceleb-resnet34"
 BUNDLE = 10_000_000  # bytes
 
 pytestmark = [pytest.mark.slow, pytest.mark.registry]
@@ -55,7 +56,7 @@ def stage(shared_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iter
         shutil.copy(RECIPES / name, folder / "recipes" / name)
     shutil.copytree(RECIPES / "scripts", folder / "recipes" / "scripts")
     shutil.copytree(RECIPES.parent / "templates", folder / "templates")
-    write_repo(folder / "upstream", channels=4)
+    subprocess.run([sys.executable, STAND_IN, "--out", folder / "upstream", "--channels", "4"], check=True)
     with LocalHub(folder / "hub") as hub:
         hub.seed(REPO, folder / "upstream")
         yield Stage(folder, hub.endpoint, hub.token(), shared_store.root)
@@ -108,7 +109,8 @@ def test_without_the_hub_it_says_what_cannot_be_reached(stage: Stage, tmp_path: 
     """The lock pins what the registry holds; what it does not pin yet is resolved at the first build."""
     lock = lock_path(RECIPES / "polyvoice.yaml")
     assert "resnet34" not in json.loads(lock.read_text("utf-8"))["sources"]
-    shutil.copytree(stage.folder / "recipes", tmp_path / "recipes")
+    for name in ("recipes", "templates"):
+        shutil.copytree(stage.folder / name, tmp_path / name)
     shutil.copy(lock, tmp_path / "recipes")
     recipe = tmp_path / "recipes" / "polyvoice.yaml"
     done = stage.run("build", recipe, "-o", tmp_path / "dist", HF_ENDPOINT="http://127.0.0.1:9")
