@@ -55,7 +55,7 @@ def test_the_same_program_of_every_age(packages: Any, name: str) -> None:
     [
         ("ios16", {"bits": 8}),
         ("ios18", {"bits": 3, "granularity": "per_grouped_channel", "group_size": 16}),
-        ("ios18", {"bits": 6, "per_channel_scale": True}),
+        ("ios18", {"bits": 4, "per_channel_scale": True}),
     ],
 )
 def test_what_palettize_writes_is_what_it_was_nearly(
@@ -66,7 +66,7 @@ def test_what_palettize_writes_is_what_it_was_nearly(
     x = np.random.default_rng(2).normal(size=(1, 8, 48)).astype(np.float16)
     (before,), (after,) = (Model(Package.open(path)).run({"x": x}).values() for path in (source, target))
     noise = np.linalg.norm(after.astype(float) - before.astype(float)) / np.linalg.norm(before.astype(float))
-    assert 1e-4 < noise < 0.35
+    assert 1e-4 < noise < 0.5
 
 
 def test_a_stage_that_is_no_program_is_named(packages: Any) -> None:
