@@ -7,7 +7,7 @@ from hubpub.coremlfile.alias import Alias, find_aliases, split_alias
 from hubpub.coremlfile.blob import BlobFile, BlobRef, BlobWriter
 from hubpub.coremlfile.dtypes import BY_CODE, BY_NAME, ElementType
 from hubpub.coremlfile.package import Package, Part
-from hubpub.coremlfile.program import check_program, label, main_blocks, operations, values
+from hubpub.coremlfile.program import check_program, label, main_blocks, operations, prefix, values
 from hubpub.coremlfile.proto import messages, mil
 from hubpub.coremlfile.write import Edit, Payload
 
@@ -30,6 +30,7 @@ __all__ = [
     "messages",
     "mil",
     "operations",
+    "prefix",
     "split_alias",
     "values",
 ]
