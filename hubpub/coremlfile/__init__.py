@@ -7,8 +7,8 @@ from hubpub.coremlfile.alias import Alias, find_aliases, split_alias
 from hubpub.coremlfile.blob import BlobFile, BlobRef, BlobWriter
 from hubpub.coremlfile.dtypes import BY_CODE, BY_NAME, ElementType
 from hubpub.coremlfile.package import Package, Part
-from hubpub.coremlfile.program import check_program, label, main_blocks, operations, values
-from hubpub.coremlfile.proto import messages, mil
+from hubpub.coremlfile.program import check_program, label, main_blocks, operations, prefix, values
+from hubpub.coremlfile.proto import messages, mil_messages
 from hubpub.coremlfile.write import Edit, Payload
 
 __all__ = [
@@ -28,8 +28,9 @@ __all__ = [
     "label",
     "main_blocks",
     "messages",
-    "mil",
+    "mil_messages",
     "operations",
+    "prefix",
     "split_alias",
     "values",
 ]

@@ -41,13 +41,21 @@ def operation_values(operation: Any) -> Iterator[tuple[str, Any]]:
 
 
 def values(program: Any) -> Iterator[tuple[str, Any]]:
-    """Every `Value` of every function's blocks, in order: a description (``weight_0.val``) and the message."""
+    """Every `Value` of every function's blocks, in order: a description (``weight_0.val``) and the message.
+
+    Where there are several functions, the description begins with the function's name.
+    """
     for name in sorted(program.functions):
         function = program.functions[name]
         for opset in sorted(function.block_specializations):
             for operation in operations(function.block_specializations[opset]):
                 for parameter, value in operation_values(operation):
-                    yield f"{label(operation)}.{parameter}", value
+                    yield f"{prefix(program, name)}{label(operation)}.{parameter}", value
+
+
+def prefix(program: Any, function: str) -> str:
+    """What names of a function begin with so that they are unique in the program: nothing, if it is the only one."""
+    return f"{function}/" if len(program.functions) > 1 else ""
 
 
 def label(operation: Any) -> str:

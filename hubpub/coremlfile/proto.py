@@ -27,7 +27,7 @@ def messages() -> ModuleType:
 
 
 @cache
-def mil() -> ModuleType:
+def mil_messages() -> ModuleType:
     """The module of the messages of an ML program: `Program`, `Block`, `Operation`, `Value`."""
     return _module("MIL_pb2")
 

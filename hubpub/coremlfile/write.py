@@ -18,7 +18,7 @@ from hubpub.coremlfile.dtypes import ElementType
 from hubpub.coremlfile.manifest import DATA, NAME, check_inside, manifest_bytes
 from hubpub.coremlfile.package import MODEL_FOLDER, PROGRAM, Package, parts_of
 from hubpub.coremlfile.program import values
-from hubpub.coremlfile.proto import mil
+from hubpub.coremlfile.proto import mil_messages
 from hubpub.coremlfile.values import count_of
 
 IMMEDIATE = 10
@@ -68,7 +68,7 @@ class Edit:
             file: the weight file that it goes into, as the program calls it.
             payload: its content.
         """
-        made = mil().Value()
+        made = mil_messages().Value()
         made.type.tensorType.dataType = payload.kind.code
         made.type.tensorType.rank = len(payload.shape)
         for size in payload.shape:

@@ -24,6 +24,7 @@ from hubpub.coremlfile import (
     label,
     main_blocks,
     operations,
+    prefix,
 )
 from hubpub.transform._luts import Form, Luts, indices_of
 
@@ -43,6 +44,7 @@ class Weight:
         opset: of its function.
         operation: the ``const``.
         name: of what it gives.
+        unique: its name in the program, with that of its function where there are several.
         kind: element type.
         shape: its shape.
         file: its weight file, as the program calls it.
@@ -54,6 +56,7 @@ class Weight:
     opset: str
     operation: Any
     name: str
+    unique: str
     kind: ElementType
     shape: tuple[int, ...]
     file: str
@@ -68,12 +71,12 @@ class Weight:
     @property
     def where(self) -> str:
         """Model and name, for tables and errors."""
-        return f"{self.part.label}: {self.name}"
+        return f"{self.part.label}: {self.unique}"
 
 
 def weights_of(package: Package, part: Part) -> Iterator[Weight]:
     """Every floating-point constant of a weight file, in the order of the program."""
-    for _, function, block in main_blocks(part.program):
+    for function_name, function, block in main_blocks(part.program):
         consumers = _consumers(block)
         scalars = {
             label(each): each.attributes["val"]
@@ -88,7 +91,8 @@ def weights_of(package: Package, part: Part) -> Iterator[Weight]:
             if kind.name in _FLOATS:
                 axis = _channel_axis(package, consumers.get(name, []), name, len(shape), scalars)
                 file = value.blobFileValue.fileName
-                yield Weight(part, function.opset, operation, name, kind, shape, file, ref, axis)
+                unique = prefix(part.program, function_name) + name
+                yield Weight(part, function.opset, operation, name, unique, kind, shape, file, ref, axis)
 
 
 def why_not(

@@ -83,7 +83,7 @@ def _clusters(values: Array, weights: Array, starts: Array) -> Clusters:
     off = exact - np.repeat(base, np.diff(starts))
     mean = np.add.reduceat(weights * off, starts[:-1]) / total
     squares = np.square(off - np.repeat(mean, np.diff(starts)))
-    return Clusters(starts, base + mean, float(np.dot(weights, squares)))
+    return Clusters(starts, base + mean, float((weights * squares).sum()))
 
 
 def _sums(values: Array, weights: Array) -> tuple[Floats, Floats, Floats]:

@@ -125,7 +125,7 @@ def _make(values: Array, shape: tuple[int, ...], form: Form) -> Luts:
     if form.axis is None:
         distinct, counts = _distinct(values)
         table = _table(distinct, counts, size, values.dtype)
-        return Luts(table[None], None, _error(distinct, counts, table), float(np.dot(counts, np.square(distinct))))
+        return Luts(table[None], None, _error(distinct, counts, table), float((counts * np.square(distinct)).sum()))
     blocks = _by_channel(values, shape, form.axis)
     channels = blocks.shape[1]
     scales = None
@@ -188,17 +188,16 @@ def _distinct(values: Array) -> tuple[Array, Array]:
 
 
 def _weighted(values: Array, weights: Array) -> tuple[Array, Array]:
-    found, inverse = np.unique(values, return_inverse=True)
-    return found.astype(np.float64), np.bincount(inverse.reshape(-1), weights, len(found))
+    # Not of halves, which NumPy up to 2.4 at least does not always sort with AVX-512.
+    found, inverse = np.unique(values.astype(np.float64), return_inverse=True)
+    return found, np.bincount(inverse.reshape(-1), weights, len(found))
 
 
 @cache
 def _patterns() -> Array:
     """The bit patterns of all finite halves, ascending by value."""
-    patterns = np.arange(_ALL, dtype=np.uint16)
-    halves = patterns.view(np.float16)
-    kept = patterns[np.isfinite(halves)]
-    ordered: Array = kept[np.argsort(kept.view(np.float16), kind="stable")]
+    negative, positive = np.arange(0xFBFF, 0x7FFF, -1), np.arange(0x7C00)
+    ordered: Array = np.concatenate([negative, positive]).astype(np.uint16)
     return ordered
 
 
@@ -209,7 +208,7 @@ def _table(distinct: Array, counts: Array, size: int, dtype: np.dtype[Any]) -> A
 
 def _error(distinct: Array, counts: Array, table: Array) -> float:
     off = distinct - table.astype(np.float64)[_indices(distinct, table)]
-    return float(np.dot(counts, np.square(off)))
+    return float((counts * np.square(off)).sum())
 
 
 def _indices(values: Array, table: Array) -> Array:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from math import log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
-from hubpub.coremlfile import Edit, Package, Part, check_program, label, main_blocks, operations, values
+from hubpub.coremlfile import Edit, Package, Part, check_program, label, main_blocks, operations, prefix, values
 from hubpub.coremlfile.blob import ALIGNMENT, HEADER, blob_nbytes
 from hubpub.coremlfile.write import IMMEDIATE
 from hubpub.errors import StepError
@@ -60,7 +61,7 @@ class Chosen:
         tables = f"{form.groups(self.weight.shape)} tables" if form.group else "one table"
         return {
             "model": self.weight.part.label,
-            "weight": self.weight.name,
+            "weight": self.weight.unique,
             "shape": list(self.weight.shape),
             "method": f"{form.bits} bits, {tables}" + (", scaled by channel" if form.scaled else ""),
             "bytes_in": self.weight.ref.nbytes,
@@ -168,7 +169,7 @@ def _cost(chosen: Chosen) -> int:
 
 def predicted(package: Package, chosen: Sequence[Chosen]) -> dict[str, int]:
     """Bytes that each weight file will have; one without a palettized weight keeps its own."""
-    by_value = {(each.weight.part.index, f"{each.weight.name}.val"): each for each in chosen}
+    by_value = {(each.weight.part.index, f"{each.weight.unique}.val"): each for each in chosen}
     touched = {each.weight.file for each in chosen}
     ends = {file: package.weight_file(file).size for file in package.weight_files()}
     ends.update(dict.fromkeys(touched, HEADER))
@@ -198,22 +199,28 @@ def write(package: Package, made: Plan, target: Path, progress: Progress) -> dic
     for each in made.chosen:
         first = palettize_weight(edit, each.weight, each.form, each.luts)
         if first is not None:
-            before[each.weight.part.index, each.weight.name] = first
+            before[each.weight.part.index, each.weight.unique] = first
     if before:
         for part in package.programs:
-            for _, _, block in main_blocks(part.program):
-                _insert(block, {name: first for (index, name), first in before.items() if index == part.index})
+            for function, _, block in main_blocks(part.program):
+                start = prefix(part.program, function)
+                _insert(block, partial(_first, before, part.index, start))
     return edit.write(target, progress)
 
 
-def _insert(block: Any, before: dict[str, Any]) -> None:
-    """Put operations into a block, each before the one that gives the name."""
+def _first(before: dict[tuple[int, str], Any], index: int, start: str, name: str) -> Any:
+    return before.get((index, start + name))
+
+
+def _insert(block: Any, before: Callable[[str], Any]) -> None:
+    """Put operations into a block, each before the one that gives the name for which ``before`` has it."""
     kept = []
     for operation in block.operations:
         for inner in operation.blocks:
             _insert(inner, before)
-        if label(operation) in before:
-            kept.append(before[label(operation)])
+        first = before(label(operation))
+        if first is not None:
+            kept.append(first)
         copy = type(operation)()
         copy.CopyFrom(operation)
         kept.append(copy)
@@ -235,14 +242,14 @@ def verify(target: Path, source: Package, made: Plan, sizes: dict[str, int], wan
     if _interface(written) != _interface(source):
         raise StepError("the inputs or outputs of the written package are not those of the source", where=where)
     there = {
-        (part.index, output.name)
+        (part.index, prefix(part.program, function) + output.name)
         for part in written.programs
-        for _, _, block in main_blocks(part.program)
+        for function, _, block in main_blocks(part.program)
         for operation in operations(block)
         if operation.type == "constexpr_lut_to_dense"
         for output in operation.outputs
     }
-    missing = [each.weight.where for each in made.chosen if (each.weight.part.index, each.weight.name) not in there]
+    missing = [each.weight.where for each in made.chosen if (each.weight.part.index, each.weight.unique) not in there]
     if missing:
         raise StepError(f"{len(missing)} weights were not palettized, {missing[0]} among them", where=where)
     if sizes != want:

@@ -108,7 +108,13 @@ class Palettize(Transform):
             StepError: there is nothing to palettize, a precondition or a postcondition does not hold.
         """
         from hubpub.coremlfile import Package, check_program, find_aliases, split_alias
-        from hubpub.transform._palettes import SYSTEMS, plan, predicted, verify, write
+
+        try:
+            from hubpub.transform._palettes import SYSTEMS, plan, predicted, verify, write
+        except ModuleNotFoundError as error:
+            raise StepError(
+                f"{error.name} is not installed", where=model.name, fix="pip install 'hubpub[coreml]'"
+            ) from None
 
         package = Package.open(model)
         for part in package.programs:
@@ -135,7 +141,7 @@ class Palettize(Transform):
             "skipped": [
                 {
                     "model": weight.part.label,
-                    "weight": weight.name,
+                    "weight": weight.unique,
                     "shape": list(weight.shape),
                     "reason": reason,
                     "bytes": weight.ref.nbytes,

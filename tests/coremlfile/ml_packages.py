@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +123,15 @@ def dense(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     package = Package.open(path)
     found = {}
     for part in package.programs:
+        given = {
+            label(each): each
+            for _, _, block in main_blocks(part.program)
+            for each in operations(block)
+            if each.type.startswith("const")
+        }
         for operation, parameter, name in _taken(part):
-            found[f"{part.index}:{label(operation)}.{parameter}"] = _lookup(package, part, name)
+            if name in given:
+                found[f"{part.index}:{label(operation)}.{parameter}"] = _lookup(package, given, name)
     return found
 
 
@@ -137,13 +143,12 @@ def _taken(part: Part) -> Iterator[tuple[Any, str, str]]:
                     yield operation, parameter, binding.name
 
 
-def _lookup(package: Package, part: Part, name: str) -> np.ndarray[Any, Any]:
+def _lookup(package: Package, given: dict[str, Any], name: str) -> np.ndarray[Any, Any]:
     """By NumPy alone, from the definitions of the operations."""
-    given = {label(each): each for _, _, block in main_blocks(part.program) for each in operations(block)}
     operation = given[name]
     if operation.type == "const":
         return package.array(operation.attributes["val"], name)
-    if operation.attributes.get("indices") is not None and "indices" in operation.attributes:
+    if "indices" in operation.attributes:
         shape = tuple(package.array(operation.attributes["shape"], name))
         table = package.array(operation.attributes["lut"], name)
         packed = package.array(operation.attributes["indices"], name)
@@ -154,7 +159,7 @@ def _lookup(package: Package, part: Part, name: str) -> np.ndarray[Any, Any]:
     for parameter, argument in operation.inputs.items():
         (binding,) = argument.arguments
         operands[parameter] = (
-            _lookup(package, part, binding.name)
+            _lookup(package, given, binding.name)
             if binding.name
             else package.array(binding.value, f"{name}.{parameter}")
         )
@@ -168,10 +173,3 @@ def _lookup(package: Package, part: Part, name: str) -> np.ndarray[Any, Any]:
     )
     result: np.ndarray[Any, Any] = tables[(*where, indices, 0)]
     return result
-
-
-@cache
-def coremltools_version() -> str:
-    import coremltools
-
-    return str(coremltools.__version__)

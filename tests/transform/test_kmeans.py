@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubpub.coremlfile import BY_NAME
-from hubpub.transform import _kmeans
+from hubpub.transform import _kmeans, _luts
 from hubpub.transform._kmeans import cluster, lower_bound
 from hubpub.transform._luts import Form, Luts, indices_of, luts_of, pack
 
@@ -54,7 +54,7 @@ halves = st.integers(0, 0x7BFF).flatmap(lambda low: st.sampled_from([low, low | 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.lists(halves, min_size=1, max_size=9, unique=True), st.data())
 def test_no_partition_is_better(patterns: list[int], data: st.DataObject) -> None:
-    values = np.unique(np.array(patterns, np.uint16).view(np.float16)).astype(np.float64)
+    values = np.unique(np.array(patterns, np.uint16).view(np.float16).astype(np.float64))
     weights = np.array(data.draw(st.lists(st.integers(1, 1000), min_size=len(values), max_size=len(values))))
     k = data.draw(st.integers(1, 9))
     found = cluster(values, weights, k)
@@ -173,3 +173,10 @@ def test_indices_are_packed_as_coremltools_packs_them(bits: int) -> None:
 
     indices = np.random.default_rng(bits).integers(0, 1 << bits, 1001).astype(np.uint8)
     assert pack(indices, bits) == pack_elements_into_bits(indices, bits).tobytes()
+
+
+def test_patterns_of_halves_are_in_order() -> None:
+    values = _luts._patterns().view(np.float16).astype(np.float64)
+    assert len(values) == 63_488
+    assert (np.diff(values) >= 0).all()
+    assert (np.diff(values) == 0).sum() == 1  # the two zeros

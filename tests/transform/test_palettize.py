@@ -370,3 +370,35 @@ def test_progress_is_the_bytes_written(packages: Packages, tmp_path: Path) -> No
     told: list[int] = []
     facts = Palettize(bits=4).apply(packages.ios16, tmp_path / "x.mlpackage", told.append)
     assert 0 < sum(told) <= facts["bytes_out"]
+
+
+def test_missing_library_is_one_line(packages: Packages, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from hubpub.transform.palettize import Palettize\n"
+        "sys.modules['numba'] = None\n"
+        "try:\n    Palettize().apply(Path(sys.argv[1]), Path(sys.argv[2]), lambda _: None)\n"
+        "except Exception as error:\n    print(type(error).__name__, error)"
+    )
+    run = [sys.executable, "-c", code, packages.ios16, tmp_path / "x.mlpackage"]
+    said = subprocess.run(run, check=True, capture_output=True, text=True).stdout
+    assert said == "StepError ios16.mlpackage: numba is not installed; pip install 'hubpub[coreml]'\n"
+
+
+@pytest.mark.parametrize("params", [{"bits": 4}, {"bits": 2, "per_channel_scale": True}])
+def test_functions_of_one_package_share_what_they_shared(tmp_path: Path, params: dict[str, Any]) -> None:
+    """Their weights have the same names; two of them have the same bytes, the third another size."""
+    import coremltools
+
+    folder = tmp_path / "in"
+    descriptor = coremltools.utils.MultiFunctionDescriptor()
+    for name, options in (("one", {}), ("same", {}), ("other", {"wide": 96, "seed": 1})):
+        convert("iOS18", folder / f"{name}.mlpackage", **options)
+        descriptor.add_function(str(folder / f"{name}.mlpackage"), "main", name)
+    descriptor.default_function_name = "one"
+    coremltools.utils.save_multifunction(descriptor, str(tmp_path / "three.mlpackage"))
+    facts = palettized(tmp_path / "three.mlpackage", tmp_path / "made.mlpackage", **params)
+    assert len(facts["layers"]) == 15
+    up = {row["weight"]: row["shape"] for row in facts["layers"] if row["weight"].endswith("up_weight_0")}
+    assert up == {"one/up_weight_0": [64, 48], "same/up_weight_0": [64, 48], "other/up_weight_0": [96, 48]}
+    loaded = coremltools.models.MLModel(str(tmp_path / "made.mlpackage"), skip_model_load=True, function_name="one")
+    assert len(loaded.get_spec().mlProgram.functions) == 3
