@@ -67,6 +67,30 @@ def test_loops(times: int) -> None:
     np.testing.assert_allclose(found[1], X + (times + 1) * 0.5 * X)
 
 
+def test_names_of_a_loop_may_be_those_of_what_lies_outside() -> None:
+    def function(x: Any) -> Any:
+        def step(i: Any, total: Any) -> Any:
+            return mb.add(x=i, y=1), mb.mul(x=total, y=like(total, 2))
+
+        _, total = mb.while_loop(
+            _cond=lambda i, total: mb.less(x=i, y=3), _body=step, loop_vars=(0, mb.add(x=x, y=like(x, 1)))
+        )
+        return mb.sub(x=total, y=x)
+
+    def rename(block: Any) -> None:
+        (loop,) = (each for each in block.operations if each.type == "while_loop")
+        for inner in loop.blocks:
+            old = inner.inputs[1].name
+            inner.inputs[1].name = "x"
+            for operation in inner.operations:
+                for given_ in operation.inputs.values():
+                    for each in given_.arguments:
+                        each.name = "x" if each.name == old else each.name
+
+    found = program(function, {"x": X}, rename).run({"x": X})
+    np.testing.assert_allclose(next(iter(found.values())), (X + 1) * 8 - X)
+
+
 def test_a_loop_in_a_branch_in_a_loop() -> None:
     def function(x: Any) -> Any:
         def condition(i: Any, total: Any) -> Any:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mil_programs import Chance, check, like, mb, run
 
 RNG = Chance()
-FEW = settings(max_examples=30, deadline=None)
+FEW = settings(max_examples=30, deadline=None, derandomize=True)
 CLOSE = {"rtol": 1e-4, "atol": 2e-5}
 
 
@@ -55,6 +55,43 @@ def test_conv(data: st.DataObject) -> None:
         return mb.conv(x=x, weight=weight, **given_, **extra)
 
     check(function, {"x": x}, [wanted], **CLOSE)
+
+
+@pytest.mark.parametrize("kind", ["same", "same_lower"])
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "dilation"), [(5, 2, 1, 1), (6, 3, 2, 1), (7, 4, 1, 1), (6, 2, 1, 3)]
+)
+def test_padding_that_is_uneven(kind: str, size: int, kernel: int, stride: int, dilation: int) -> None:
+    """What is left over goes behind, or in front."""
+    x, weight = normal(1, 2, size), normal(2, 2, kernel)
+    before, after = layers.same_pads(size, (kernel - 1) * dilation + 1, stride, kind == "same_lower")
+    assert before != after
+    wanted = layers.conv(x, weight, None, [stride], [dilation], 1, [(before, after)]).astype(np.float32)
+    given_ = {"strides": [stride], "dilations": [dilation], "pad_type": kind}
+    check(lambda x: mb.conv(x=x, weight=weight, **given_), {"x": x}, [wanted], **CLOSE)
+    if dilation == 1:
+        wide = np.pad(x, [(0, 0), (0, 0), (before, after)], constant_values=-np.inf)
+        windows = np.lib.stride_tricks.sliding_window_view(wide, kernel, axis=2)[:, :, ::stride]
+        pool = {"kernel_sizes": [kernel], "strides": [stride], "pad_type": kind}
+        check(lambda x: mb.max_pool(x=x, **pool), {"x": x}, [windows.max(axis=-1)], **CLOSE)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(4, 1), (5, 2), (2, 1), (2, 3), (3, 2)])
+def test_conv_transpose_with_the_padding_of_its_inverse(kernel: int, stride: int) -> None:
+    """It is the gradient of a convolution of that padding: so each pair of places meets in both of them alike."""
+    size = 4
+    weight = normal(1, 1, kernel)
+    image = np.eye(size * stride, dtype=np.float32)[:, None]  # each place of the longer side once
+    pads = layers.same_pads(size * stride, kernel, stride, False)
+    there = layers.conv(image, weight, None, [stride], [1], 1, [pads])[:, 0]
+    given_ = {"strides": [stride], "pad_type": "same"}
+    back = np.eye(size, dtype=np.float32)[:, None]
+    check(
+        lambda x: mb.conv_transpose(x=x, weight=weight, **given_),
+        {"x": back},
+        [there.T[:, None].astype(np.float32)],
+        **CLOSE,
+    )
 
 
 def test_conv_by_a_computed_weight() -> None:
@@ -145,6 +182,25 @@ def test_pools(data: st.DataObject) -> None:
         )
     if rank < 3 and not ceil:
         check(lambda x: mb.l2_pool(x=x, **given_), {"x": x}, of(lambda v, i: np.sqrt((v * v).sum())), **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "pad", "count"),
+    [(5, 2, 2, 0, 3), (6, 3, 2, 1, 4), (7, 3, 3, 0, 3), (7, 2, 3, 0, 3), (5, 3, 2, 1, 3)],
+)
+def test_a_last_window_that_is_not_full(size: int, kernel: int, stride: int, pad: int, count: int) -> None:
+    """It has what there is of it; what lies beyond the padding never counts."""
+    x = normal(1, 2, size)
+    pads = [(pad, pad)]
+    given_ = {"kernel_sizes": [kernel], "strides": [stride], "pad_type": "custom", "pad": [pad, pad], "ceil_mode": True}
+
+    def of(reduce: Any) -> list[np.ndarray]:
+        return [layers.pool(x, [kernel], [stride], pads, True, reduce).astype(np.float32)]
+
+    wanted = of(lambda v, i: v[i == 1].max())
+    assert wanted[0].shape[-1] == count
+    check(lambda x: mb.max_pool(x=x, **given_), {"x": x}, wanted, **CLOSE)
+    check(lambda x: mb.avg_pool(x=x, **given_), {"x": x}, of(lambda v, i: v.sum() / (i >= 0).sum()), **CLOSE)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4), (2, 3, 4, 2), (2, 3, 2, 2, 2)])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mil_programs import Chance, check, infer, like, mb, run
 
 RNG = Chance()
-FEW = settings(max_examples=25, deadline=None)
+FEW = settings(max_examples=25, deadline=None, derandomize=True)
 
 
 @pytest.fixture(autouse=True)
@@ -209,6 +209,7 @@ def test_gather_by_small_integers(dtype: Any) -> None:
 ])  # fmt: skip
 def test_gather_with_batches(axis: int, batch: int, shape: tuple[int, ...], indices: tuple[int, ...]) -> None:
     given_ = places(*indices, below=4)
+    given_.reshape(-1)[0] -= 4  # from the end
     x = numbers(*shape)
     check(lambda x: mb.gather(x=x, indices=given_, axis=axis, batch_dims=batch), {"x": x})
 
