@@ -89,13 +89,17 @@ def files_at(path: str, ref: Ref, done: Mapping[str, Done], sources: Origins) ->
     made = done[ref.origin]
     if not isinstance(made.task, TransformTask):
         return {path: made.result.outputs[ref.path]}
-    names = {name: PurePosixPath(path).name if name == ref.path else name for name in made.result.outputs}
-    if len(names) > 1 and names[ref.path] != ref.path:
-        what = f"cannot be published as {path}: it has {len(names) - 1} files of external data, found by their names"
+    new = PurePosixPath(path).name
+    beside = [name for name in made.result.outputs if name != ref.path and not name.startswith(f"{ref.path}/")]
+    if beside and new != ref.path:
+        what = f"cannot be published as {path}: it has {len(beside)} files of external data, found by their names"
         fix = "keep its name and give it a folder, as in {candidate}/{stem}{suffix}"
         raise StepError(what, where=made.task.where, fix=fix)
     folder = PurePosixPath(path).parent
-    return {str(folder / names[name]): digest for name, digest in made.result.outputs.items()}
+    return {
+        str(folder / (name if name in beside else new + name.removeprefix(ref.path))): digest
+        for name, digest in made.result.outputs.items()
+    }
 
 
 def _decide(plan: Plan, choice: str, decided: tuple[ChoiceRecord, ...], shop: Shop) -> ChoiceRecord:
