@@ -14,9 +14,10 @@ $(READY): requirements/dev.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-demo: setup ## the main job, end to end: build, verify, publish to a Hub on loopback, load from there and verify again
+demo: setup ## the main job, end to end: build, verify, compare, publish to a Hub on loopback, load from there and verify again
 	$(BIN)/hubpub build recipes/whisper-tiny.en.yaml --locked
 	$(BIN)/hubpub verify dist/whisper-tiny.en
+	$(BIN)/python demo/side_by_side.py dist/whisper-tiny.en
 	$(BIN)/python demo/rehearse.py dist/whisper-tiny.en
 
 test: check ## all tests; the slow ones are named in the output
