@@ -79,7 +79,7 @@ class CalibratedTask(TransformTask):
     ) -> None:
         super().__init__(name, transform, inputs, primary, target, where=where)
         self.calibrated = transform
-        self.libraries = tuple(sorted({*transform.libraries, *FEED_LIBRARIES}))
+        self.libraries = tuple(sorted({*transform.libraries, *transform.calibration_libraries, *FEED_LIBRARIES}))
 
     def run(self, room: Room) -> Outcome:
         """Calibrate and apply it."""
@@ -89,7 +89,7 @@ class CalibratedTask(TransformTask):
             windows = CorpusWindows(room.inputs / CALIBRATION, spec, model)
             target = room.outputs / self.target
             return Outcome(self.calibrated.apply_calibrated(model, target, windows, room.resume, room.progress))
-        except (OnnxFileError, StepError, MeasureError) as error:
+        except (OnnxFileError, CoremlFileError, StepError, MeasureError) as error:
             raise named_for_the_reader(error, self.where, room.inputs, room.outputs) from error
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -73,6 +73,24 @@ class Feed:
         if self._length is not None:
             feed[self._length.name] = lengths.astype(_INTEGERS[self._length.type])
         return feed
+
+
+def filled_up(features: Features, name: str, array: Any, shape: Sequence[int | None]) -> Any:
+    """The features of one window as long as an input of that shape wants them: what is missing is zeros.
+
+    Raises:
+        MeasureError: the window is longer than the input.
+    """
+    import numpy as np
+
+    amounts = [(0, 0)] * array.ndim
+    axis = time_axis(features) % array.ndim
+    if array.ndim > 1 and (size := shape[axis]) is not None:
+        if array.shape[axis] > size:
+            what = f"{name} takes {size} frames, and a window has {array.shape[axis]}"
+            raise MeasureError(what, fix="cut the audio: segment: {by: length, seconds: …}")
+        amounts[axis] = (0, size - array.shape[axis])
+    return np.pad(array, amounts)
 
 
 def time_axis(features: Features) -> int:

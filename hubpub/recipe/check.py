@@ -246,7 +246,9 @@ def _calibrations(recipe: Recipe, _: Path) -> Found:
                 continue
             loc: Loc = (*place, "chain", index)
             if transform.calibrate is None:
-                yield loc, f"{transform.transform} needs `calibrate`: a corpus, and the features that the model takes"
+                if transform.calibration_required:
+                    what = f"{transform.transform} needs `calibrate`: a corpus, and the features that the model takes"
+                    yield loc, what
                 continue
             name = transform.calibrate.corpus
             corpus = recipe.corpora.get(name)

@@ -1,4 +1,4 @@
-"""Round a matrix to 8 bits so that the errors of its weights cancel on inputs that were seen.
+"""Round a matrix so that the errors of its weights cancel on inputs that were seen.
 
 Rows of the matrix, one for each input channel, are rounded one after the other, the liveliest channel first; each is
 first moved by what makes up for the errors of those before it. The step from row to row follows from a factorization
@@ -10,6 +10,7 @@ which is equal and needs no inverse.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,32 +41,63 @@ def round_compensated(matrix: Array, inputs: Array, block: int) -> Blocks:
     if not len(inputs) or not np.isfinite(inputs).all() or not np.any(inputs):
         return plain
     moments = product(np.ascontiguousarray(inputs.T, np.float64), inputs.astype(np.float64))
-    moments /= len(inputs)
-    moments[np.diag_indices(len(moments))] += DAMPING * float(np.diag(moments).mean())
+    moments = damped(moments / len(inputs))
     order = np.argsort(-np.diag(moments), kind="stable")
     scales = np.repeat(plain.scales, block, axis=1)[:, : len(matrix)].T.astype(np.float64)
-    found = np.empty(matrix.shape, np.float64)
-    found[order] = _rounded(matrix[order].astype(np.float64), scales[order], _feedback(moments[np.ix_(order, order)]))
+    ordered, found = scales[order], np.empty(matrix.shape, np.float64)
+
+    def nearest(row: int, wanted: Array) -> Array:
+        found[order[row]] = np.clip(np.rint(wanted / ordered[row]), -_MIDDLE, _MIDDLE - 1)
+        return found[order[row]] * ordered[row]  # type: ignore[no-any-return]
+
+    _round_rows(matrix[order].astype(np.float64), _feedback(moments[np.ix_(order, order)]), nearest)
     integers = plain.integers.reshape(len(plain.integers), -1).copy()
     integers[:, : len(matrix)] = (found.T + _MIDDLE).astype(np.uint8)
     error = float(np.square(found * scales - matrix).sum())
     return Blocks(integers.reshape(plain.integers.shape), plain.scales, plain.zeros, 8, error, plain.signal)
 
 
-def _rounded(matrix: Array, scales: Array, feedback: Array) -> Array:
-    """Integers ``[K, N]`` of rows taken from the first on; ``feedback`` ``[K, K]``: of each error to each later row."""
-    wanted, integers = matrix.copy(), np.empty_like(matrix)
+def assign_compensated(matrix: Array, table: Array, moments: Array) -> Array:
+    """Indices into a table, int64 ``[K, N]``.
+
+    Args:
+        matrix: float64 ``[K, N]``.
+        table: ``[T]``, ascending.
+        moments: float64 ``[K, K]``, second moments of what it is multiplied with, damped.
+    """
+    order = np.argsort(-np.diag(moments), kind="stable")
+    entries, found = table.astype(np.float64), np.empty(matrix.shape, np.int64)
+    between = (entries[:-1] + entries[1:]) / 2
+
+    def nearest(row: int, wanted: Array) -> Array:
+        found[order[row]] = np.searchsorted(between, wanted)
+        return entries[found[order[row]]]  # type: ignore[no-any-return]
+
+    _round_rows(matrix[order], _feedback(moments[np.ix_(order, order)]), nearest)
+    return found
+
+
+def damped(moments: Array) -> Array:
+    """With a share of their mean on the diagonal."""
+    found: Array = moments + np.diag(np.full(len(moments), DAMPING * float(np.diag(moments).mean())))
+    return found
+
+
+def _round_rows(matrix: Array, feedback: Array, nearest: Callable[[int, Array], Array]) -> None:
+    """Take the rows of ``[K, N]`` from the first on; ``feedback`` ``[K, K]``: of each error to each later row.
+
+    ``nearest`` is told a row and what is wanted of it, and says what it gets.
+    """
+    wanted = matrix.copy()
     for start in range(0, len(matrix), _PANEL):
         end = min(start + _PANEL, len(matrix))
         errors = np.empty((end - start, matrix.shape[1]))
         for row in range(start, end):
             done = row - start
             target = wanted[row] + (errors[:done] * feedback[start:row, row, None]).sum(0)
-            integers[row] = np.clip(np.rint(target / scales[row]), -_MIDDLE, _MIDDLE - 1)
-            errors[done] = matrix[row] - integers[row] * scales[row]
+            errors[done] = matrix[row] - nearest(row, target)
         if end < len(matrix):
             wanted[end:] += product(np.ascontiguousarray(feedback[start:end, end:].T), errors)
-    return integers
 
 
 def _feedback(moments: Array) -> Array:

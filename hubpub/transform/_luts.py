@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hubpub.transform._compensated import assign_compensated
 from hubpub.transform._kmeans import cluster, jit
 
 if TYPE_CHECKING:
@@ -56,12 +57,14 @@ class Luts:
         scales: ``[channels]`` of the tensor's type, or None.
         error: sum of squared differences between the tensor and what the tables give.
         energy: sum of the tensor's squares.
+        indices: into the one table, packed, where they are not those of the nearest entries.
     """
 
     tables: Array
     scales: Array | None
     error: float
     energy: float
+    indices: bytes | None = None
 
 
 _kept: OrderedDict[tuple[Any, ...], Luts | None] = OrderedDict()
@@ -90,8 +93,31 @@ def luts_of(raw: bytes, kind: ElementType, shape: tuple[int, ...], form: Form) -
     return made
 
 
+def compensated_luts(raw: bytes, kind: ElementType, shape: tuple[int, ...], bits: int, moments: Array) -> Luts:
+    """One table, and indices with which the errors of a kernel's weights cancel on what it is multiplied with.
+
+    Args:
+        raw: the tensor, finite.
+        kind: its type.
+        shape: ``[outputs, …]``.
+        bits: of an index.
+        moments: float64 ``[K, K]`` of the K values that each output is a sum over, positive definite.
+    """
+    values = _tensor(raw, kind)
+    matrix = values.reshape(shape[0], -1)
+    weights = np.broadcast_to(np.diag(moments), matrix.shape).reshape(-1)
+    table = _table(*_weighted(values, weights), 1 << bits, values.dtype)
+    exact = matrix.astype(np.float64)
+    indices = assign_compensated(np.ascontiguousarray(exact.T), table, moments).T
+    error = float(np.square(table.astype(np.float64)[indices] - exact).sum())
+    packed = pack(np.ascontiguousarray(indices).reshape(-1).astype(np.uint8), bits)
+    return Luts(table[None], None, error, float(np.square(exact).sum()), packed)
+
+
 def indices_of(raw: bytes, kind: ElementType, shape: tuple[int, ...], form: Form, luts: Luts) -> bytes:
     """Indices into ``luts``, packed, the first in the lowest bits."""
+    if luts.indices is not None:
+        return luts.indices
     values = _tensor(raw, kind)
     if form.axis is None:
         return pack(_nearest(values, luts.tables[0]), form.bits)

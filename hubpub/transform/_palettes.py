@@ -22,7 +22,6 @@ from hubpub.transform._luts import Form, Luts, luts_of
 from hubpub.transform._mixed_bits import Option, choose
 
 if TYPE_CHECKING:
-    from hubpub.transform.base import Progress
     from hubpub.transform.palettize import Palettize
 
 SYSTEMS = {
@@ -67,6 +66,7 @@ class Chosen:
             "bytes_in": self.weight.ref.nbytes,
             "bytes_out": self.nbytes,
             "snr_db": round(-10 * log10(self.noise), 2) if self.noise else None,
+            **({"compensated": True} if self.luts.indices is not None else {}),
         }
 
 
@@ -192,8 +192,8 @@ def predicted(package: Package, chosen: Sequence[Chosen]) -> dict[str, int]:
     return ends
 
 
-def write(package: Package, made: Plan, target: Path, progress: Progress) -> dict[str, int]:
-    """Put the tables into the programs and write the package; bytes of each weight file."""
+def palettized(package: Package, made: Plan) -> Edit:
+    """Put the tables into the programs of a package that is going to be written."""
     edit = Edit(package)
     before = {}
     for each in made.chosen:
@@ -205,7 +205,7 @@ def write(package: Package, made: Plan, target: Path, progress: Progress) -> dic
             for function, _, block in main_blocks(part.program):
                 start = prefix(part.program, function)
                 _insert(block, partial(_first, before, part.index, start))
-    return edit.write(target, progress)
+    return edit
 
 
 def _first(before: dict[tuple[int, str], Any], index: int, start: str, name: str) -> Any:

@@ -59,6 +59,10 @@ class Windows(Protocol):
 class Calibrated(Transform):
     """A transformation that looks at the model's values on real input first; call `apply_calibrated`."""
 
+    calibration_required: ClassVar[bool] = True
+    calibration_libraries: ClassVar[tuple[str, ...]] = ()
+    """Distributions besides ``libraries`` that decide the bytes where it is calibrated."""
+
     calibrate: Calibration | None = Field(
         default=None, description="What it looks at; a recipe has to say it: corpus, features, segment, count."
     )

@@ -6,18 +6,28 @@ that nothing but the weights asked for changes. Weights of the same content, in 
 once; see `hubpub.transform._luts`.
 
 Origin: k-means weight sharing, Han et al., Deep Compression (arXiv:1510.00149), as in coremltools'
-``palettize_weights``. The clustering is exact (`hubpub.transform._kmeans`).
+``palettize_weights``. The clustering is exact (`hubpub.transform._kmeans`). With calibration: `_seen_palettes`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 
 from hubpub.errors import StepError
-from hubpub.transform.base import Facts, Progress, Transform
+from hubpub.transform.base import Calibrated, Facts, Progress, Windows
+from hubpub.transform.calibration.windows import Calibration
 
 Bits = Literal[1, 2, 3, 4, 6, 8]
 Globs = tuple[Annotated[str, StringConstraints(min_length=1)], ...]
@@ -47,11 +57,13 @@ class MixedBits(BaseModel):
         return self
 
 
-class Palettize(Transform):
+class Palettize(Calibrated):
     """Replace weights by indices into lookup tables."""
 
     version: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = ("coremltools", "numba", "numpy", "protobuf")
+    calibration_required: ClassVar[bool] = False
+    calibration_libraries: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
 
     transform: Literal["palettize"] = "palettize"
     bits: Bits = Field(default=6, description="Bits of an index; a table has 2 to the power of it entries.")
@@ -80,6 +92,18 @@ class Palettize(Transform):
         "ML runtimes refuse; otherwise such a package is an error.",
     )
 
+    calibrate: Calibration | None = Field(
+        default=None,
+        description="Audio that the program is executed on, so that the errors of the weights of a conv or linear "
+        "cancel on what it meets, and biases take back what is left of them in the mean; default: none.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _say(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What is not calibrated has the keys that it had before it could be.
+        said: dict[str, Any] = handler(self)
+        return said if self.calibrate else {key: value for key, value in said.items() if key != "calibrate"}
+
     @model_validator(mode="after")
     def _check(self) -> Palettize:
         if self.per_channel_scale and self.granularity != "per_tensor":
@@ -107,10 +131,27 @@ class Palettize(Transform):
             CoremlFileError: the package is not sound, or of a kind that cannot be palettized.
             StepError: there is nothing to palettize, a precondition or a postcondition does not hold.
         """
+        return self._write(model, target, None, progress)
+
+    def apply_calibrated(
+        self, model: Path, target: Path, windows: Windows, resume: Path | None, progress: Progress
+    ) -> Facts:
+        """As `apply`, with tables, indices and biases that suit what the program computes on ``windows``.
+
+        Preconditions: also, the package is one ML program of one function, and all that it does can be executed here.
+        What is not a conv of one group or a linear, grouped or scaled by channel has the tables of `apply`.
+
+        Returns:
+            As `apply`; layers say if they are ``compensated``; ``calibration`` (windows, layers, biases).
+        """
+        return self._write(model, target, windows, progress)
+
+    def _write(self, model: Path, target: Path, windows: Windows | None, progress: Progress) -> Facts:
         from hubpub.coremlfile import Package, check_program, find_aliases, split_alias
 
         try:
-            from hubpub.transform._palettes import SYSTEMS, plan, predicted, verify, write
+            from hubpub.transform._palettes import SYSTEMS, palettized, plan, predicted, verify
+            from hubpub.transform._seen_palettes import Seen
         except ModuleNotFoundError as error:
             raise StepError(
                 f"{error.name} is not installed", where=model.name, fix="pip install 'hubpub[coreml]'"
@@ -131,9 +172,14 @@ class Palettize(Transform):
         for alias in aliases:
             split_alias(package, alias)
         made = plan(package, parts, self)
+        seen = None if windows is None else Seen(model, windows)
+        if seen is not None:
+            made = seen.compensated(package, made)
         want = predicted(package, made.chosen)
         before = sum(package.weight_file(file).size for file in want)
-        sizes = write(package, made, target, progress)
+        edit = palettized(package, made)
+        calibration = {} if seen is None else {"calibration": seen.correct_means(edit, target)}
+        sizes = edit.write(target, progress)
         written = verify(target, Package.open(model), made, sizes, want)
         version = int(written.spec.specificationVersion)
         return {
@@ -153,4 +199,5 @@ class Palettize(Transform):
             "specification_version": version,
             "needs": SYSTEMS.get(version, "newer systems than iOS 26"),
             "split": [f"{alias.part.label}: {alias.name}" for alias in aliases],
+            **calibration,
         }

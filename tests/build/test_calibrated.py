@@ -12,6 +12,7 @@ from hubpub.build.release import verify_release
 from hubpub.card import sensitivity
 from hubpub.errors import RecipeError, StepError
 from hubpub.manifest import Manifest
+from hubpub.recipe import load_recipe
 
 CALIBRATE = {"corpus": "tuning", "features": "waveform", "segment": {"by": "none"}}
 INT8 = "model.int8.onnx"
@@ -109,6 +110,19 @@ def test_nonsense_is_named_with_its_line(tmp_path: Path, calibrate: dict[str, An
     (line,) = str(caught.value).splitlines()
     assert line.startswith(f"{project.path}:")
     assert says in line
+
+
+def test_palettization_may_be_calibrated(tmp_path: Path) -> None:
+    def loads(**changes: Any) -> Any:
+        project = with_int8(tmp_path / f"{len(list(tmp_path.iterdir()))}")
+        project.recipe["files"][INT8]["chain"] = [{"transform": "palettize", **changes}]
+        project.save()
+        return load_recipe(project.path).recipe.rule(INT8).chain[0]
+
+    assert loads().calibrate is None
+    assert loads(calibrate=CALIBRATE).calibrate.corpus == "tuning"
+    with pytest.raises(RecipeError, match="'chords' is for evaluation; calibrate on another"):
+        loads(calibrate={**CALIBRATE, "corpus": "chords"})
 
 
 def test_a_model_that_audio_cannot_fill(tmp_path: Path) -> None:

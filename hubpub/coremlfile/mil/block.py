@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,19 @@ _MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueErro
 """What a program that contradicts itself makes of code that believes it."""
 
 
-def run_block(block: Any, arguments: Sequence[Value], graph: Graph) -> list[Value]:
+def run_block(
+    block: Any,
+    arguments: Sequence[Value],
+    graph: Graph,
+    made: Callable[[str, Graph], None] = lambda name, graph: None,
+) -> list[Value]:
     """Translate a protobuf ``Block`` into ``graph``.
 
     Args:
         block: the message.
         arguments: what its inputs stand for.
         graph: where the nodes go; names of the block do not show outside it.
+        made: told the name of each value of this block that an operation has made, and the graph that holds it.
 
     Returns:
         What the block gives out.
@@ -40,6 +46,8 @@ def run_block(block: Any, arguments: Sequence[Value], graph: Graph) -> list[Valu
         inner.values[declared.name] = value
     for operation in block.operations:
         _run(operation, inner)
+        for output in operation.outputs:
+            made(output.name, inner)
     return [_known(name, inner, "the end of a block") for name in block.outputs]
 
 

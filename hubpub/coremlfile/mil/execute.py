@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from hubpub.coremlfile.dtypes import BY_NAME
@@ -27,6 +28,8 @@ class Program:
         precision: see `Precision`.
         function: which one, of a program that has several.
         also: further values of the function's outermost block that `run` gives.
+        means: values of that block and an axis each, of whose means it gives and, with ``centre``, takes `mean_name`.
+        centre: see `translate`.
         threads: of one operator; operators run in turn.
 
     Raises:
@@ -41,9 +44,12 @@ class Program:
         precision: Precision = "fp32",
         function: str = "main",
         also: Iterable[str] = (),
+        means: Mapping[str, int] = MappingProxyType({}),
+        centre: bool = False,
         threads: int = 0,
     ) -> None:
-        translated = translate(program, read, precision=precision, function=function, also=also)
+        options: dict[str, Any] = {"also": also, "means": means, "centre": centre}
+        translated = translate(program, read, precision=precision, function=function, **options)
         self.inputs, self.outputs = translated.inputs, translated.outputs
         self._session = _session(translated, threads)
 

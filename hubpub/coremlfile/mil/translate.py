@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import hubpub.coremlfile.mil.ops  # noqa: F401  (registers the translations)
@@ -51,8 +52,20 @@ def output_name(name: str) -> str:
     return f"out:{name}"
 
 
+def mean_name(name: str) -> str:
+    """Under which the mean of a value goes in and out, beside the values of the program."""
+    return f"mean of {name}"
+
+
 def translate(
-    program: Any, read: Read, *, precision: Precision, function: str = "main", also: Iterable[str] = ()
+    program: Any,
+    read: Read,
+    *,
+    precision: Precision,
+    function: str = "main",
+    also: Iterable[str] = (),
+    means: Mapping[str, int] = MappingProxyType({}),
+    centre: bool = False,
 ) -> Translated:
     """Translate one function of a protobuf ``Program``.
 
@@ -62,6 +75,10 @@ def translate(
         precision: see `Precision`.
         function: which one, of a program that has several.
         also: further values of the function's outermost block that are given out.
+        means: values of that block, each with an axis: the mean over all others is given out under its `mean_name`,
+            float32, the other axes of size 1.
+        centre: each of those values is moved so that its mean is what is given in under the same name; given out is
+            what the mean was before that.
 
     Raises:
         CoremlFileError: an operation has no translation, or the program is not valid; the operation is named.
@@ -83,13 +100,20 @@ def translate(
     asked = type(block)()
     asked.CopyFrom(block)
     asked.outputs[:] = wanted
-    found = run_block(asked, (), graph)
+    observed = _Means(means, centre)
+    found = run_block(asked, (), graph, observed.take)
     given = {name: value.type for name, value in zip(wanted, found, strict=True)}
     outputs = []
     for name, value in zip(wanted, found, strict=True):
         cast = graph.to(value, interface_type(value.type))
         graph.nodes.append(onnx.helper.make_node("Identity", [cast], [output_name(name)]))
         outputs.append(_info(output_name(name), interface_type(value.type), value.type))
+    for name, kind in observed.kinds.items():
+        outputs.append(_info(output_name(name), "FLOAT", kind))
+        given[name] = kind
+        if centre:
+            inputs.append(_info(input_name(name), "FLOAT", kind))
+            taken[name] = kind
     made = onnx.helper.make_graph(graph.nodes, function, inputs, outputs)
     large = {name: array for name, array in graph.weights.items() if array.size > INLINE_ELEMENTS}
     for name, array in graph.weights.items():
@@ -97,6 +121,29 @@ def translate(
     opsets = [onnx.helper.make_opsetid("", OPSET)]
     model = onnx.helper.make_model(made, opset_imports=opsets, ir_version=IR_VERSION)
     return Translated(model, large, taken, given)
+
+
+class _Means:
+    """Takes the means of values as soon as they are made, and moves them."""
+
+    def __init__(self, axes: Mapping[str, int], centre: bool) -> None:
+        self._axes, self._centre = axes, centre
+        self.kinds: dict[str, TensorType] = {}
+
+    def take(self, name: str, graph: Graph) -> None:
+        if name not in self._axes:
+            return
+        import onnx
+
+        value, mean = graph.values[name], mean_name(name)
+        axis = self._axes[name] % value.rank
+        others = [each for each in range(value.rank) if each != axis]
+        self.kinds[mean] = TensorType("fp32", tuple(1 if at in others else s for at, s in enumerate(value.type.shape)))
+        seen = graph.node("ReduceMean", value, graph.ints(others), keepdims=1)
+        graph.nodes.append(onnx.helper.make_node("Identity", [seen], [output_name(mean)]))
+        if self._centre:
+            moved = graph.node("Add", value, graph.node("Sub", input_name(mean), seen))
+            graph.values[name] = Value(value.type, name=moved)
 
 
 def _block(program: Any, function: str) -> Any:

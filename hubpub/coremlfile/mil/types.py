@@ -33,6 +33,11 @@ class TensorType:
         """Whether it is a floating-point tensor."""
         return self.dtype in FLOATS
 
+    @property
+    def onnx_name(self) -> str:
+        """What ONNX calls the element type."""
+        return {"fp16": "float16", "fp32": "float"}.get(self.dtype, self.dtype)
+
     def __str__(self) -> str:
         return f"{self.dtype}[{', '.join('?' if size is None else str(size) for size in self.shape)}]"
 

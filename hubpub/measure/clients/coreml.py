@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from hubpub.corpus.feed import FEATURES_HELP, Features, Feed, Input, time_axis
+from hubpub.corpus.feed import FEATURES_HELP, Features, Feed, Input, filled_up
 from hubpub.corpus.segment import LengthWindows, SilenceWindows, Whole
 from hubpub.errors import CoremlFileError, MeasureError
 from hubpub.measure.clients.base import Client, Loaded, ModelPath, Output
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from hubpub.corpus.audio import Samples
 
 _PRECISIONS = {"fp16": "rounded to fp16 after each operation", "fp32": "in single precision"}
-_TYPES = {"fp16": "float16", "fp32": "float", "int32": "int32"}
 
 
 class CoreMl(Client):
@@ -98,9 +97,7 @@ class _Batches:
             fix = f"choose from {', '.join(model.inputs)}"
             raise MeasureError(f"{spec.model} has no input {strange[0]} to fill", fix=fix)
         inputs = [
-            Input(name, _TYPES.get(kind.dtype, kind.dtype), len(kind.shape))
-            for name, kind in model.inputs.items()
-            if name not in spec.fill
+            Input(name, kind.onnx_name, len(kind.shape)) for name, kind in model.inputs.items() if name not in spec.fill
         ]
         self._feed = Feed(spec.features, inputs, spec.model)
         if spec.output is not None and spec.output not in model.outputs:
@@ -124,15 +121,7 @@ class _Batches:
 
         found = {}
         for name, array in self._feed(window).items():
-            shape = self._model.inputs[name].shape
-            amounts = [(0, 0)] * array.ndim
-            axis = time_axis(self._spec.features) % array.ndim
-            if array.ndim > 1 and (size := shape[axis]) is not None:
-                if array.shape[axis] > size:
-                    what = f"{name} takes {size} frames, and a window has {array.shape[axis]}"
-                    raise MeasureError(what, fix="cut the audio: segment: {by: length, seconds: …}")
-                amounts[axis] = (0, size - array.shape[axis])
-            found[name] = np.pad(array, amounts)
+            found[name] = filled_up(self._spec.features, name, array, self._model.inputs[name].shape)
         for name, number in self._spec.fill.items():
             kind = self._model.inputs[name]
             if None in kind.shape[1:]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hubpub.corpus.feed import FEATURES_HELP, Features
-from hubpub.corpus.segment import SilenceWindows, Whole
+from hubpub.corpus.feed import FEATURES_HELP, Features, Input
+from hubpub.corpus.segment import LengthWindows, SilenceWindows, Whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ class Calibration(BaseModel):
 
     corpus: str = Field(description="A corpus with role: calibration.")
     features: Features = Field(description=FEATURES_HELP)
-    segment: Annotated[Whole | SilenceWindows, Field(discriminator="by")] = Field(
+    segment: Annotated[Whole | SilenceWindows | LengthWindows, Field(discriminator="by")] = Field(
         default=SilenceWindows(by="silence", max_s=30.0, search_s=10.0), description="How long audio is cut."
     )
     count: int | None = Field(
@@ -38,25 +38,24 @@ class CorpusWindows:
     Args:
         folder: the prepared corpus.
         spec: how it is cut and fed.
-        model: the ONNX file, whose inputs are looked at.
+        model: the ONNX file or the Core ML package of one ML program, whose inputs are looked at. For a package each
+            window is filled up to the length that the program is made for.
 
     Raises:
         AudioError: the corpus is damaged.
         MeasureError: the model has inputs that audio alone cannot fill.
-        OnnxFileError: the model cannot be read.
+        OnnxFileError: the model cannot be read; CoremlFileError, if it is a package.
     """
 
     def __init__(self, folder: Path, spec: Calibration, model: Path) -> None:
         from hubpub.corpus.corpus import Corpus
-        from hubpub.corpus.feed import Feed, Input
-        from hubpub.onnxfile.interface import interface_of
+        from hubpub.corpus.feed import Feed
 
         self._folder = folder
         self._spec = spec
         self._clips = Corpus.load(folder).recorded
-        ports = interface_of(model).inputs
-        inputs = (Input(port.name, port.type, None if port.shape is None else len(port.shape)) for port in ports)
-        self._feed = Feed(spec.features, inputs, model.name)
+        self._fixed: dict[str, tuple[int | None, ...]] = {}
+        self._feed = Feed(spec.features, self._coreml(model) if model.is_dir() else _onnx(model), model.name)
         self._chosen = self._choose(sum(1 for _ in self._samples()))
 
     def __len__(self) -> int:
@@ -67,7 +66,25 @@ class CorpusWindows:
         """From the first on, recording by recording."""
         for index, samples in enumerate(self._samples()):
             if index in self._chosen:
-                yield self._feed(samples)
+                yield {name: self._shaped(name, array) for name, array in self._feed(samples).items()}
+
+    def _shaped(self, name: str, array: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
+        from hubpub.corpus.feed import filled_up
+
+        if name not in self._fixed:
+            return array
+        return filled_up(self._spec.features, name, array, self._fixed[name])  # type: ignore[no-any-return]
+
+    def _coreml(self, model: Path) -> Iterator[Input]:
+        from hubpub.coremlfile import Package, main_blocks
+        from hubpub.coremlfile.mil import tensor_type
+
+        for part in Package.open(model).programs:
+            for _, function, _ in main_blocks(part.program):
+                for port in function.inputs:
+                    kind = tensor_type(port.type, f"input {port.name}")
+                    self._fixed[port.name] = kind.shape
+                    yield Input(port.name, kind.onnx_name, len(kind.shape))
 
     def _samples(self) -> Iterator[np.ndarray[Any, np.dtype[np.float32]]]:
         from hubpub.corpus.corpus import load_samples
@@ -78,3 +95,10 @@ class CorpusWindows:
     def _choose(self, there: int) -> frozenset[int]:
         wanted = min(self._spec.count or there, there)
         return frozenset(round((index + 0.5) * there / wanted - 0.5) for index in range(wanted))
+
+
+def _onnx(model: Path) -> Iterator[Input]:
+    from hubpub.onnxfile.interface import interface_of
+
+    for port in interface_of(model).inputs:
+        yield Input(port.name, port.type, None if port.shape is None else len(port.shape))
