@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-_POSITIONS = 300
-"""Places of each window at which it is looked what a kernel is multiplied with."""
+_POSITIONS = 64
+"""Places of each window at which it is looked what a kernel is multiplied with; neighbours are alike."""
 _MOMENTS = 1 << 27
 """Bytes of second moments that are held at once; where there are more, the windows are run again."""
 
@@ -170,20 +170,27 @@ class Seen:
         program = self._program(self._source, also=dict.fromkeys(layer.input for _, layer in group))
         squares: dict[str, Array] = {}
         sums: dict[str, Array] = {}
+        starts: dict[str, Array] = {}
         counts: Counter[str] = Counter()
         for batch in self._batches(program):
             seen = program.run(batch)
             for chosen, layer in group:
                 name = chosen.weight.name
-                rows = _rows(seen[layer.input], layer, chosen.weight.shape).astype(np.float64)
+                rows = _rows(seen[layer.input], layer, chosen.weight.shape).astype(np.float32)
                 if not np.isfinite(rows).all():
                     raise StepError(
                         f"{layer.input} is NaN or infinite on a calibration window",
                         where=self._source.path.name,
                         fix=f"exclude {name}",
                     )
-                squares[name] = squares.get(name, np.zeros(())) + product(np.ascontiguousarray(rows.T), rows)
-                sums[name] = sums.get(name, np.zeros(())) + rows.sum(axis=0)
+                # About nearly the mean, which float32 would otherwise spend its digits on.
+                start = starts.setdefault(
+                    name, rows.mean(axis=0) if layer.bias is not None else np.zeros((), np.float32)
+                )
+                rows = rows - start
+                square = product(np.ascontiguousarray(rows.T), rows).astype(np.float64)
+                squares[name] = squares.get(name, np.zeros(())) + square
+                sums[name] = sums.get(name, np.zeros(())) + rows.sum(axis=0, dtype=np.float64)
                 counts[name] += len(rows)
         found = {}
         for _, layer in group:
