@@ -35,6 +35,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, LocalHub(Path(scratch, "hub")) as hub:
         client = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token(), "HF_HOME": str(Path(scratch, "home"))}
         client["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+        client["ORT_DISABLE_TELEMETRY"] = "1"
         environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")} | client
         print(f"a Hub on loopback: HF_ENDPOINT={hub.endpoint}", flush=True)
         hubpub = str(Path(sys.executable).with_name("hubpub"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
@@ -74,6 +75,7 @@ class _InterruptedError(BaseException):
 
 def main() -> None:
     """Entry point: errors become one clear line each on stderr, and the exit code says which kind."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime 1.31 reports usage, and leaves a file in TMPDIR
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
     try:
