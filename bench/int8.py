@@ -213,7 +213,10 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=[peer for peer in PEERS if peer != "inc"])
-    parser.add_argument("--inc", type=Path, help="Python of an environment with onnx-neural-compressor")
+    given = os.environ.get("INC_PYTHON")
+    parser.add_argument(
+        "--inc", type=Path, default=given, help="Python of an environment with onnx-neural-compressor; or INC_PYTHON"
+    )
     parser.add_argument("--folder", type=Path, help="where to work; needs twice the size")
     parser.add_argument("--run", choices=(*PEERS, *INFER), help=argparse.SUPPRESS)
     parser.add_argument("paths", nargs="*", type=Path, help=argparse.SUPPRESS)
