@@ -346,7 +346,7 @@ def test_processes_with_other_hash_seeds_write_the_same_bytes(step: str, tmp_pat
 @pytest.mark.skipif(sys.platform != "linux", reason="peak RSS of a process is read from /proc")
 @pytest.mark.parametrize("step", _BOTH)
 def test_memory_is_bounded_by_the_largest_tensor(step: str, tmp_path: Path) -> None:
-    """440 MB, the largest tensor 40 MB: less than four times that more than at rest."""
+    """440 MB, the largest tensor 40 MB: less than five times that more than at rest (on a busy machine up to four)."""
     shapes = [(1024, 2560)] * 40 + [(1024, 10240)]
     model, end = graph("g (float[T, 1024] x) => (float[T, 1024] x) { }"), 0
     rng = np.random.default_rng(0)
@@ -366,4 +366,4 @@ def test_memory_is_bounded_by_the_largest_tensor(step: str, tmp_path: Path) -> N
             model.graph.output.append(info)
     del model.graph.output[0]
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-    assert _elsewhere(step, tmp_path / "m.onnx", tmp_path / "out" / "m.onnx") < 160_000_000
+    assert _elsewhere(step, tmp_path / "m.onnx", tmp_path / "out" / "m.onnx") < 210_000_000
