@@ -73,7 +73,8 @@ class Disk(threading.Thread):
 
     def _now(self) -> int:
         held = 0
-        for path in self._folder.rglob("*"):
+        found = (Path(folder, name) for folder, _, names in os.walk(self._folder) for name in names)
+        for path in found:  # os.walk passes over folders that are gone again
             try:
                 about = path.lstat()
             except OSError:  # gone again
