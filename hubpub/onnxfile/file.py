@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubpub.errors import OnnxFileError
-from hubpub.onnxfile.payload import Payload, open_regular
+from hubpub.onnxfile.payload import FileBytes, Payload, open_regular
 from hubpub.onnxfile.tensors import Folder, Located, inline_payload, walk
 from hubpub.onnxfile.wire import PAYLOAD_FIELDS, Wire, strip
 
@@ -134,12 +134,18 @@ class OnnxFile:
 
     def array(self, tensor: onnx.TensorProto) -> np.ndarray[Any, np.dtype[Any]]:
         """A tensor's values, in memory as a whole; types that NumPy lacks come as those of ml_dtypes."""
+        import numpy as np
         import onnx
-        from onnx import numpy_helper
+        from onnx import helper, numpy_helper
 
         payload = self.payload(tensor)
         if payload is None:
             return numpy_helper.to_array(tensor)
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        if isinstance(payload, FileBytes) and dtype.isbuiltin == 1:
+            values = np.empty(tuple(tensor.dims), dtype.newbyteorder("<"))
+            payload.read_into(values.reshape(-1).view(np.uint8).data)
+            return values
         whole = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=payload.read())
         return numpy_helper.to_array(whole)
 

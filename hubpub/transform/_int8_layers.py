@@ -57,8 +57,7 @@ class Layer:
         import numpy as np
 
         values = weights.values(self.weight)
-        values = values.T if self.transposed else values
-        matrix = np.array(values, np.float32, order="C")
+        matrix = np.require(values.T if self.transposed else values, np.float32, ["C", "W"])
         return matrix if self.alpha == 1 else matrix * np.float32(self.alpha)
 
 

@@ -137,6 +137,28 @@ def noise(values: Array, scale: Array, zero: Array, grid: Grid, axis: int | None
     return total
 
 
+def quantize_columns(values: Floats, scale: Floats, grid: Grid) -> tuple[Array, float, float]:
+    """`quantize` with a scale per column and no zero point, with the sums of squares of the values and of the errors.
+
+    Args:
+        values: ``[K, N]``.
+        scale: ``[N]``.
+        grid: a symmetric one.
+    """
+    integers = np.empty(values.shape, grid.dtype)
+    signal = error = 0.0
+    for rows in blocks(values):
+        part = values[rows]
+        rounded = part / scale
+        np.clip(np.rint(rounded, out=rounded), grid.low, grid.high, out=rounded)
+        integers[rows] = rounded
+        rounded *= scale
+        rounded -= part
+        signal += float(np.square(part).sum())
+        error += float(np.square(rounded, out=rounded).sum())
+    return integers, signal, error
+
+
 def snr_db(signal: float, error: float) -> float:
     """Ratio of two sums of squares, dB; at most 300, for an error of nothing, and of no signal 0."""
     if signal <= 0:

@@ -157,11 +157,10 @@ def _store_others(weights: Weights, plan: Plan) -> Ledger:
     at_8 = {c.name for c in weights.constants()} - at_16 if plan.store_others == "int8" else set()
     ledger = Ledger()
     for bits, names in ((16, at_16), (8, at_8)):
-        left = [constant.name for constant in weights.constants() if constant.name not in names]
-        exclude = (*plan.exclude, *(name.replace("[", "[[]") for name in left))
-        one = Storing(weights, WeightOnly(bits=bits, exclude=exclude, min_elements=plan.min_elements)).run()
+        params = WeightOnly(bits=bits, exclude=plan.exclude, min_elements=plan.min_elements)
+        one = Storing(weights, params, names).run()
         ledger.layers += one.layers
-        ledger.reasons.update({c: why for c, why in one.reasons.items() if c.name in names})
+        ledger.reasons.update(one.reasons)
     return ledger
 
 

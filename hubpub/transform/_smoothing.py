@@ -215,12 +215,10 @@ class SmoothQuant:
             if self._params.output == "smoothed_fp32":
                 found.append((layer, matrix, np.zeros(0, np.float32), 300.0, 0, None))
                 continue
-            plain, zero = i8.scale_of(*i8.extremes(matrix, 1), i8.INT8)
+            plain, _ = i8.scale_of(*i8.extremes(matrix, 1), i8.INT8)
             scale = i8.pair_safe_scale(matrix, plain) if self._pair_safe else plain
-            integers = i8.quantize(matrix, scale, zero, i8.INT8, 1)
-            error = i8.dequantize(integers, scale, zero, 1)
-            error -= matrix
-            snr = i8.snr_db(_power(matrix), _power(error))
+            integers, signal, error = i8.quantize_columns(matrix, scale, i8.INT8)
+            snr = i8.snr_db(signal, error)
             offset = product(smoothing.means[:1], matrix)[0]
             offset -= product(smoothing.means[1:], integers.astype(np.float32))[0] * scale
             found.append((layer, integers, scale, snr, int(np.count_nonzero(scale > plain)), offset))
@@ -279,10 +277,6 @@ class SmoothQuant:
             "input_high": smoothing.high,
             "output_snr_db": round(smoothing.snr_db, 2),
         }
-
-
-def _power(values: Array) -> float:
-    return float(np.einsum("kn,kn->", values, values, dtype=np.float64))
 
 
 def _bounded(pool: ThreadPoolExecutor, work: Any, jobs: list[Any], *more: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -57,11 +59,12 @@ class View:
 
 
 class Storing:
-    """One run over a model."""
+    """One run over a model, of all constants or of those named ``only``."""
 
-    def __init__(self, weights: Weights, params: WeightOnly) -> None:
+    def __init__(self, weights: Weights, params: WeightOnly, only: Set[str] | None = None) -> None:
         self._weights = weights
         self._params = params
+        self._only = only
         self._ledger = Ledger()
         self._uses: dict[Constant, list[Use]] = {}
 
@@ -76,7 +79,7 @@ class Storing:
         for constant in list(self._weights.constants()):
             if constant.tensor.data_type not in (FLOAT, FLOAT16, BFLOAT16):
                 continue
-            if constant.size < self._params.min_elements:
+            if constant.size < self._params.min_elements or not (self._only is None or constant.name in self._only):
                 continue
             if reason := self._why_not(constant):
                 self._ledger.skip(constant, reason)
@@ -124,10 +127,10 @@ class Storing:
             return "a vector"
         if constant.tensor.data_type != FLOAT and self._params.bits == 16:
             return "of 16 bits already"
-        values = self._weights.values(constant)
-        if not self._weights.finite(constant):
+        reach = self._weights.reach(constant)
+        if not math.isfinite(reach):
             return "not finite (NaN or infinity)"
-        if self._params.bits == 16 and max(-values.min(), values.max()) > _MAX_HALF:
+        if self._params.bits == 16 and reach > _MAX_HALF:
             return f"beyond {_MAX_HALF:.0f}, the largest that float16 holds"
         return ""
 

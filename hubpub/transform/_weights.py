@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Set
 from typing import TYPE_CHECKING, Any
@@ -230,12 +231,15 @@ class Weights:
 
         return np.ascontiguousarray(self.file.array(constant.tensor), np.float32).reshape(constant.dims)
 
+    def reach(self, constant: Constant) -> float:
+        """The largest magnitude of a constant's values, 0 of none; not finite if one of them is not."""
+        values = self.values(constant)
+        least, most = float(values.min(initial=0)), float(values.max(initial=0))
+        return least if math.isnan(least) else max(-least, most)
+
     def finite(self, constant: Constant) -> bool:
         """Whether a constant holds neither NaN nor infinity."""
-        import numpy as np
-
-        values = self.values(constant)
-        return bool(np.isfinite([values.min(initial=0), values.max(initial=0)]).all())
+        return math.isfinite(self.reach(constant))
 
     def nbytes(self, constant: Constant) -> int:
         """Bytes of a constant."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-_VERSION = 1
+_VERSION = 2
 _HISTOGRAM_OPSET = 16
 Done = Callable[[int], None]
 """Called with the number of windows just dealt with."""
@@ -133,8 +134,7 @@ class _Run:
                 head = json.loads(str(state["head"]))
                 if head["identity"] != self._identity:
                     return
-                for number, seen in enumerate(self.seen):
-                    seen.update({name: state[f"{number}/{name}"] for name in seen})
+                unpack(state["seen"], head["layout"], self.seen)
         except (OSError, ValueError, KeyError, EOFError):
             return
         self.done, self._end = head["done"], head["end"]
@@ -176,11 +176,11 @@ class _Run:
         self._save()
 
     def _save(self) -> None:
+        seen, layout = pack(self.seen)
         head = {"identity": self._identity, "done": self.done, "end": self._end, "blocks": self.blocks}
-        arrays = {f"{n}/{name}": array for n, seen in enumerate(self.seen) for name, array in seen.items()}
         partial = self._folder / ".state.partial"
         with partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, head=np.array(json.dumps(head)), **arrays)
+            np.savez(file, allow_pickle=False, head=np.array(json.dumps({**head, "layout": layout})), seen=seen)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self._folder / "state.npz")
@@ -226,6 +226,30 @@ class _Run:
                 located.tensor.external_data.add(key=key, value=str(value))
         (folder / "tapped.onnx").write_bytes(model.SerializeToString(deterministic=True))
         return folder / "tapped.onnx"
+
+
+def pack(accumulators: Sequence[Accumulator]) -> tuple[Array, list[list[Any]]]:
+    """All arrays of accumulators as bytes in a row, and type and shape of each."""
+    arrays = [array for seen in accumulators for array in seen.values()]
+    joined = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
+    return np.frombuffer(joined, np.uint8), [[array.dtype.str, list(array.shape)] for array in arrays]
+
+
+def unpack(packed: Array, layout: Sequence[Sequence[Any]], accumulators: Sequence[Accumulator]) -> None:
+    """Fill accumulators, of the same names as those packed, with what `pack` gave.
+
+    Raises:
+        ValueError: it is not of them.
+    """
+    names = [(seen, name) for seen in accumulators for name in seen]
+    data, at = packed.tobytes(), 0
+    for (seen, name), (kind, shape) in zip(names, layout, strict=True):
+        dtype = np.dtype(kind)
+        count = math.prod(shape)
+        seen[name] = np.frombuffer(data, dtype, count, at).reshape(shape).copy()
+        at += count * dtype.itemsize
+    if at != len(data):
+        raise ValueError("more than was asked for")
 
 
 def _digest(window: Mapping[str, Array]) -> str:
