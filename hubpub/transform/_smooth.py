@@ -124,7 +124,7 @@ def choose(
         error = sum(trial.error(candidate) for trial in trials)
         if error < least * (1 - 1e-6):  # the last digits may depend on the number of threads
             best, least = candidate, error
-    divisors = _divisors(best, whole, reach)
+    divisors = divisors_of(best, whole.low, whole.high, reach)
     low, high = _range(best, whole, divisors)
     smoothed = whole.rows / divisors
     scale, zero = grid_of(low, high, asymmetric=asymmetric)
@@ -139,10 +139,11 @@ def grid_of(low: float, high: float, *, asymmetric: bool) -> tuple[Array, Array]
     return make(np.array(low, np.float32), np.array(high, np.float32), i8.UINT8)
 
 
-def _divisors(candidate: Candidate, seen: Half, weight_reach: Array) -> Floats:
+def divisors_of(candidate: Candidate, low: Array, high: Array, weight_reach: Array) -> Floats:
+    """``[K]``, positive: by what a candidate divides inputs of these extremes, before weights of this reach."""
     if not candidate.alpha:
-        return np.ones(len(seen.low), np.float32)
-    reach = np.maximum(-seen.low, seen.high).astype(np.float64)
+        return np.ones(len(low), np.float32)
+    reach = np.maximum(-low, high).astype(np.float64)
     reach = np.maximum(reach, max(candidate.floor * float(np.median(reach)), _TINY))
     weight = np.maximum(weight_reach.astype(np.float64), max(float(weight_reach.max(initial=0)) * 1e-4, _TINY))
     divisors = np.power(reach, candidate.alpha) / np.power(weight, 1 - candidate.alpha)
@@ -184,7 +185,7 @@ class _Trial:
         return float(np.square(output, out=output).sum(1).sum(dtype=np.float64))
 
     def _quantized(self, candidate: Candidate) -> tuple[Floats, Floats, Floats]:
-        divisors = _divisors(candidate, self._seen, self._reach)
+        divisors = divisors_of(candidate, self._seen.low, self._seen.high, self._reach)
         weights = self._columns * divisors[:, None]
         steps, _ = i8.scale_of(*i8.extremes(weights, 1), i8.INT8)
         if self._pair_safe:

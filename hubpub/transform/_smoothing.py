@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,13 @@ from hubpub.transform._fold import Folder
 from hubpub.transform._int8_layers import Group, Layer, find_layers, group
 from hubpub.transform._integers import nothing_to_do, state_folder, window_progress
 from hubpub.transform._ledger import Ledger
+from hubpub.transform._percentiles import SomeWindows, cover
 from hubpub.transform._products import product
 from hubpub.transform._qdq import QdqWriter, check_opset, replace_product
 from hubpub.transform._smooth import Half, Smoothing
 from hubpub.transform.calibration.observe import Observations, observe
-from hubpub.transform.calibration.probes import Extremes, Rows, Tail
+from hubpub.transform.calibration.probes import Extremes, Probe, Rows, Tail
+from hubpub.transform.calibration.smoothed_tail import SmoothedTail
 from hubpub.transform.exclude import named
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ class SmoothQuant:
     ) -> None:
         self._weights, self._params, self._windows = weights, params, windows
         self._target, self._resume, self._shared = target, resume, shared
+        self._share = 1 - params.percentile / 100
         passes = (1 if params.ranges == "minmax" else 2) + (params.store_excluded != "fp32")
         self._progress = window_progress(weights, len(windows) * passes, progress)
         self._ledger = Ledger()
@@ -110,39 +113,41 @@ class SmoothQuant:
 
     def _choose(self, groups: list[Group], folder: Path) -> list[Smoothing]:
         """Calibrate and choose; what was chosen is kept in ``folder``, and the rows it was chosen by are not."""
-        kept = folder / "chosen.npz"
+        params, kept = self._params, folder / "chosen.npz"
         identity = hashlib.sha256(self._weights.file.model.SerializeToString(deterministic=True))
-        identity.update(self._params.model_dump_json().encode() + str(len(self._windows)).encode())
+        identity.update(params.model_dump_json().encode() + str(len(self._windows)).encode())
         if (loaded := _load(kept, identity.hexdigest(), len(groups))) is not None:
             return loaded
-        inputs = {name: g.width for g in groups for name in g.inputs}
+        layers = [layer for g in groups for layer in g.layers]
         if self._shared is not None:
-            everything = find_layers(self._weights, Ledger(), self._shared, self._params.min_elements)
-            inputs = {layer.input: layer.width for layer in everything}
-        searched = self._params.alpha == "search"
+            layers = find_layers(self._weights, Ledger(), self._shared, params.min_elements)
+        inputs = {layer.input: layer.width for layer in layers}
+        searched, windows = params.alpha == "search", len(self._windows)
         budget = max(_ROW_BYTES, int(_ROW_SHARE * sum(self._weights.nbytes(c) for c in self._weights.constants())))
         total = min(_ROWS if searched else _ROWS_TO_REPORT, budget // (4 * sum(inputs.values())))
-        count = max(-(-total // max(len(self._windows), 1)), 1)
+        count = max(-(-total // max(windows, 1)), 1)
         extremes = {name: Extremes(name, width, self._split) for name, width in inputs.items()}
         rows = {name: Rows(name, width, count) for name, width in inputs.items()}
-        seen = observe(
-            self._weights.file,
-            self._windows,
-            [*extremes.values(), *rows.values()],
-            folder / "pass1",
-            threads=self._params.threads,
-            progress=self._progress,
-        )
+
+        def look(probes: list[Tail], numbers: list[int]) -> Observations:
+            return self._observe(probes, SomeWindows(self._windows, numbers), folder / "pass2")
+
         with ThreadPoolExecutor(_WORKERS) as pool:
+            tails = self._guesses(layers, pool)
+            seen = self._observe([*extremes.values(), *rows.values(), *tails.values()], self._windows, folder / "pass1")
             chosen = list(pool.map(lambda g: self._choose_one(g, seen, extremes, rows), groups))
-        if self._params.ranges == "percentile":
+        if params.ranges == "percentile":
             counts = {name: int(seen[probe]["count"]) for name, probe in extremes.items()}
-            chosen = self._percentiles(groups, chosen, counts, folder)
+            chosen = cover(groups, chosen, counts, tails, seen, look, windows=windows, share=self._share)
         _save(kept, identity.hexdigest(), chosen)
         if self._shared is None:
             for path in folder.glob("pass?/rows.bin"):
                 path.unlink()
         return chosen
+
+    def _observe(self, probes: Sequence[Probe], windows: Windows, folder: Path) -> Observations:
+        threads = self._params.threads
+        return observe(self._weights.file, windows, probes, folder, threads=threads, progress=self._progress)
 
     def _choose_one(
         self, g: Group, seen: Observations, extremes: Mapping[str, Extremes], rows: Mapping[str, Rows]
@@ -160,33 +165,28 @@ class SmoothQuant:
             tried = [_smooth.Candidate(params.alpha, 1.0, params.margin)]
         return _smooth.choose(halves, columns, reach, tried, asymmetric=params.asymmetric, pair_safe=self._pair_safe)
 
-    def _percentiles(
-        self, groups: list[Group], chosen: list[Smoothing], counts: Mapping[str, int], folder: Path
-    ) -> list[Smoothing]:
-        """A second pass: the range of each smoothed input that covers the percentile, exactly."""
-        from dataclasses import replace
+    def _guesses(self, layers: list[Layer], pool: ThreadPoolExecutor) -> dict[str, SmoothedTail]:
+        """For each input a look at its tail under the divisors that the windows so far suggest; alpha is known."""
+        params, by_input = self._params, dict[str, list[Layer]]()
+        if params.ranges != "percentile" or params.alpha == "search":
+            return {}
+        for layer in layers:
+            by_input.setdefault(layer.input, []).append(layer)
+        candidate = _smooth.Candidate(params.alpha, 1.0, params.margin)
 
-        share = 1 - self._params.percentile / 100
-        probes: dict[str, Tail] = {}
-        for g, smoothing in zip(groups, chosen, strict=True):
-            divide = None if smoothing.divisors is None else tuple(map(float, smoothing.divisors))
-            for name in g.inputs:
-                probes[name] = Tail(name, divide, int(share * counts[name]) + 1)
-        seen = observe(
-            self._weights.file,
-            self._windows,
-            [*probes.values()],
-            folder / "pass2",
-            threads=self._params.threads,
-            progress=self._progress,
-        )
-        result = []
-        for g, smoothing in zip(groups, chosen, strict=True):
-            low = min(float(seen[probes[name]]["least"][-1]) for name in g.inputs)
-            high = max(float(seen[probes[name]]["greatest"][-1]) for name in g.inputs)
-            margin = smoothing.candidate.margin
-            result.append(replace(smoothing, low=low * margin, high=high * margin))
-        return result
+        def guess(found: list[Layer]) -> SmoothedTail:
+            reach = _smooth.sample([layer.matrix(self._weights) for layer in found])[1]
+            label = hashlib.sha256(reach.tobytes()).hexdigest() + f" {params.alpha}"
+            return SmoothedTail(
+                found[0].input,
+                found[0].width,
+                self._share,
+                len(self._windows),
+                lambda low, high: _smooth.divisors_of(candidate, low, high, reach),
+                label,
+            )
+
+        return dict(zip(by_input, pool.map(guess, by_input.values()), strict=True))
 
     # ------------------------------------------------------------------------------------------------- rewriting
 

@@ -143,8 +143,11 @@ class _Run:
     def take(self, session: Any, window: Mapping[str, Array], digest: str, where: str) -> None:
         """Run one window and save the state."""
         names = [name for group in self._outputs for name in group]
+        fed = dict(window)
+        for probe, seen in zip(self._probes, self.seen, strict=True):
+            fed.update(probe.feeds(seen))
         try:
-            given = iter(session.run(names, dict(window)))
+            given = iter(session.run(names, fed))
         except Exception as error:  # onnxruntime's errors have no class of their own
             raise StepError(
                 f"window {len(self.done) + 1} does not run: {one_line(error)}",

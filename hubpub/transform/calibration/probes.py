@@ -79,6 +79,14 @@ class Writer:
         shape = [-1] if width < 0 else [-1, width]
         return self.node("Reshape", [value, self.constant(np.array(shape, np.int64))])[0]
 
+    def input(self, name: str, type_: int, shape: list[int]) -> str:
+        """A value that is given with each window."""
+        from onnx import helper
+
+        self._taken.add(name)
+        self._graph.input.append(helper.make_tensor_value_info(name, type_, shape))
+        return name
+
     def output(self, name: str, type_: int) -> None:
         """Make a value an output of the graph."""
         from onnx import helper
@@ -102,6 +110,10 @@ class Probe(ABC):
     @abstractmethod
     def attach(self, writer: Writer) -> list[tuple[str, int]]:
         """Add the nodes; names and element types of what they give."""
+
+    def feeds(self, seen: Accumulator) -> dict[str, Array]:
+        """What its nodes are given with the next window, after those ``seen``: inputs that `attach` added."""
+        return {}
 
     @abstractmethod
     def start(self) -> Accumulator:
@@ -150,6 +162,12 @@ class Extremes(Probe):
         seen["windows"] = seen["windows"] + 1
 
 
+def reciprocal(divisors: Array) -> NDArray[np.float32]:
+    """The factors by which probes divide."""
+    factors: NDArray[np.float32] = (1 / np.asarray(divisors, np.float64)).astype(np.float32)
+    return factors
+
+
 @dataclass(frozen=True)
 class Scaled(Probe):
     """A probe of a value divided by something."""
@@ -161,7 +179,7 @@ class Scaled(Probe):
         if self.divide is None:
             return writer.rows(self.value, -1)
         matrix = writer.rows(self.value, len(self.divide))
-        factors = writer.constant((1 / np.array(self.divide, np.float64)).astype(np.float32))
+        factors = writer.constant(reciprocal(np.array(self.divide)))
         return writer.rows(writer.node("Mul", [matrix, factors])[0], -1)
 
     def _scaled_key(self) -> str:
