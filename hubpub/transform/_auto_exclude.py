@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,33 +21,17 @@ from hubpub.transform._integers import state_folder
 from hubpub.transform.exclude import AutoExclude, ExcludeBudget
 
 if TYPE_CHECKING:
+    from hubpub.transform._calibrated_int8 import CalibratedInt8
     from hubpub.transform.base import Facts, Progress, Windows
 
     Window = Mapping[str, np.ndarray[Any, np.dtype[Any]]]
-
-
-class Searchable(Protocol):
-    """A calibrated step that can share its calibration with others of its kind."""
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self: ...
-    def model_dump_json(self) -> str: ...
-    def quantize(
-        self,
-        model: Path,
-        target: Path,
-        windows: Windows,
-        resume: Path | None,
-        progress: Progress,
-        *,
-        shared: tuple[str, ...] | None = None,
-    ) -> Facts: ...
 
 
 @dataclass(frozen=True)
 class _Bound:
     """A step with its windows: a `hubpub.transform.sensitivity.Step`."""
 
-    step: Searchable
+    step: CalibratedInt8
     windows: Windows
     folder: Path
     always: tuple[str, ...]
@@ -63,9 +47,8 @@ class _Bound:
 
 
 def leave_out_worst(
-    step: Searchable,
+    step: CalibratedInt8,
     exclude: AutoExclude,
-    threads: int,
     model: Path,
     target: Path,
     windows: Windows,
@@ -107,7 +90,7 @@ def leave_out_worst(
                 sensitivity.by_exclusion(bound, model, layers),
                 shown,
                 folder,
-                threads,
+                step.threads,
                 state / f"{name}.{identity}.json",
             )
             for name, bound in (("alone", alone), ("rest", rest))

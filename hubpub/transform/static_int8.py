@@ -10,36 +10,32 @@ Origin: ``quantize_static`` of onnxruntime in its QDQ format.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from hubpub.transform._integers import (
-    REPORT_HELP,
-    STORE_FP16_HELP,
-    STORE_HELP,
-    TARGET_HELP,
-    Plan,
-    StoreOthers,
-    Target,
-    rewrite_file,
-)
-from hubpub.transform.base import Calibrated, Facts, Progress, Windows
-from hubpub.transform.exclude import EXCLUDE_HELP, AutoExclude, Exclude, named
-from hubpub.transform.layout import LAYOUT_HELP, Layout
+from hubpub.transform._calibrated_int8 import CalibratedInt8
+from hubpub.transform.base import Facts, Progress, Windows
+
+if TYPE_CHECKING:
+    from hubpub.transform._ledger import Ledger
+    from hubpub.transform._weights import Weights
 
 StaticOp = Literal["MatMul", "Gemm", "Conv", "ConvTranspose"]
 
 
-class StaticInt8(Calibrated):
-    """Quantize weights and activations to int8, ranges from calibration."""
+class StaticInt8(CalibratedInt8):
+    """Quantize weights and activations to int8, ranges from calibration.
+
+    Adds to the facts of each layer ``input_low``, ``input_high`` and ``columns_rescaled`` (see ``target``); and
+    ``calibration`` (windows, values, method).
+    """
 
     version: ClassVar[int] = 1
-    libraries: ClassVar[tuple[str, ...]] = ("onnx", "protobuf", "numpy", "onnxruntime")
 
     transform: Literal["static_int8"] = "static_int8"
-    layout: Layout = Field(default="inline", description=LAYOUT_HELP)
     op_types: tuple[StaticOp, ...] = Field(
         default=("MatMul", "Gemm", "Conv"), description="Operations that run in integers."
     )
@@ -67,69 +63,17 @@ class StaticInt8(Calibrated):
         description="Globs ('*/fc2', 'conv?.weight') of convolutions that are computed in float32, their kernels "
         "stored at 8 bits; with correct_means their biases are corrected too.",
     )
-    target: Target = Field(default="x86", description=TARGET_HELP)
-    store_others: StoreOthers = Field(default="int8", description=STORE_HELP)
-    store_fp16: tuple[str, ...] = Field(default=(), description=STORE_FP16_HELP)
-    exclude: Exclude = Field(default=(), description=EXCLUDE_HELP)
-    min_elements: int = Field(default=1024, ge=1, description="Weights of fewer elements stay as they are.")
-    threads: int = Field(default=0, ge=0, description="Of the calibration, 0 = all cores. The result is the same.")
-    report_runtime: bool = Field(default=True, description=REPORT_HELP)
 
-    def apply_calibrated(
-        self, model: Path, target: Path, windows: Windows, resume: Path | None, progress: Progress
-    ) -> Facts:
-        """Write ``target`` and, if external, its data file.
-
-        Preconditions: opset 13 or later, floats of one type (float16 and bfloat16 are widened to
-        float32 first), no training graph, not quantized yet. Postconditions, checked: the
-        graph passes ONNX's checker if the source does; the written file opens and has the planned tensors;
-        onnxruntime loads it, if it loads the source.
-
-        Returns:
-            What `hubpub.transform._integers.rewrite_file` says, of each layer also ``input_low``, ``input_high`` and
-            ``columns_rescaled``; and ``calibration`` (windows, values, method). With ``exclude: {auto: …}`` also
-            ``sensitivity``, see `hubpub.transform._auto_exclude`.
-
-        Raises:
-            OnnxFileError: the model is not sound, or cannot be written.
-            StepError: nothing of it can be quantized, it is of a kind that cannot be, or a window does not fit it.
-        """
-        if isinstance(self.exclude, AutoExclude):
-            from hubpub.transform._auto_exclude import leave_out_worst
-
-            return leave_out_worst(self, self.exclude, self.threads, model, target, windows, resume, progress)
-        return self.quantize(model, target, windows, resume, progress)
-
-    def quantize(
+    def rewrite(
         self,
-        model: Path,
+        weights: Weights,
         target: Path,
         windows: Windows,
         resume: Path | None,
         progress: Progress,
-        *,
-        shared: tuple[str, ...] | None = None,
-    ) -> Facts:
-        """As `apply_calibrated`, without the search for layers to exclude.
-
-        Args:
-            model: to read.
-            target: to write.
-            windows: calibration input.
-            resume: a folder for state, or None.
-            progress: told of bytes.
-            shared: globs; all layers but these are calibrated, whatever ``exclude`` says, and the state in ``resume``
-                is left whole, so that steps that exclude more can share it.
-        """
+        shared: tuple[str, ...] | None,
+    ) -> tuple[Ledger, Mapping[str, str], Facts]:
+        """See `CalibratedInt8.rewrite`."""
         from hubpub.transform._static import Static
 
-        plan = Plan(
-            self.layout, self.store_others, self.store_fp16, named(self.exclude), self.min_elements, self.report_runtime
-        )
-        return rewrite_file(
-            plan,
-            model,
-            target,
-            progress,
-            lambda weights, _: Static(weights, self, windows, target, resume, progress, shared).run(),
-        )
+        return Static(weights, self, windows, target, resume, progress, shared).run()
