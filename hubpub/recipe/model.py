@@ -293,7 +293,7 @@ class Recipe(Model):
     measure: dict[Name, RunSpec] = Field(default_factory=dict, description="runs of a client over a corpus")
     gates: tuple[GateSpec, ...] = Field(
         (),
-        description="budgets; a release that misses one is not finished, and where the run of one cannot be made nothing "
+        description="budgets; a release that misses one is not finished; where the run of one cannot be made, nothing "
         "is built",
     )
     card: CardSpec = Field(description="the model card")
