@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,7 +43,7 @@ def made_up(package: Package) -> dict[str, np.ndarray]:
     return {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
-@pytest.mark.skipif(sys.platform != "darwin", reason=NEEDS_MACOS)
+@pytest.mark.skipif(not_here() is not None, reason=NEEDS_MACOS)
 @pytest.mark.parametrize("units", UNITS)
 @pytest.mark.parametrize("name", ["ios16", "pipeline"])
 def test_palettized_package_in_core_ml_itself(packages: Packages, tmp_path: Path, name: str, units: Units) -> None:

@@ -17,7 +17,7 @@ from core_ml_fake import CoreMl, site
 from sortformer import SCALES, VARIANTS, write_package
 from test_coreml_client import HEAR, Speech, release
 
-from hubpub.coremlfile.device import NEEDS_MACOS, compiled
+from hubpub.coremlfile.device import NEEDS_MACOS, compiled, not_here
 from hubpub.corpus.corpus import load_samples
 from hubpub.errors import MeasureError
 from hubpub.measure.clients import AnyClient
@@ -103,7 +103,7 @@ def test_what_core_ml_does_not_take_is_one_line(
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.skipif(sys.platform == "darwin", reason="here it runs")
+@pytest.mark.skipif(not_here() is None, reason="here it runs")
 def test_elsewhere_it_says_why_not(release: Path, speech: Speech, tmp_path: Path) -> None:
     stream, windows = client("sortformer-device", model="mean.mlpackage"), client("coreml-device", **MEAN)
     assert stream.not_here() == windows.not_here() == NEEDS_MACOS
