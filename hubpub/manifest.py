@@ -30,7 +30,7 @@ _SHARED = (
 )
 """Fields of measurements that many of them share."""
 
-_LATER = ("provisional", "drop_in", "missing", "choices")
+_LATER = ("provisional", "drop_in", "missing", "choices", "not_run")
 """Fields that manifests of earlier versions do not have."""
 
 
@@ -200,6 +200,8 @@ class Manifest(_Frozen):
     corpora: dict[str, Corpus]
     runs: tuple[str, ...]
     """Names of the runs, in the order of the recipe; after them those of candidates, ``run@candidate``."""
+    not_run: dict[str, str] = {}
+    """Runs of the recipe that the machine could not make, and why; they have no figures."""
     measurements: tuple[Measurement, ...]
     verdicts: tuple[Verdict, ...]
     observed: Observed

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hubpub.build.at_hand import notes
 from hubpub.build.decide import decide
+from hubpub.build.elsewhere import notes as notes_elsewhere
 from hubpub.build.last import note_last
 from hubpub.build.pins import check_local_files, obey_lock, update_lock
 from hubpub.build.plan import Forecast, Plan, forecast, make_plan
@@ -73,7 +74,7 @@ def plan(
     made = make_plan(loaded, pinned, only=only, variant=variant)
     if made.choices and (decided := foreseen(made, store, reporter)) is not None:
         made = make_plan(loaded, pinned, only=only, variant=variant, decided=decided)
-    for note in notes(made.missing):
+    for note in (*notes(made.missing), *notes_elsewhere(made.not_run)):
         reporter.note(note)
     return made, forecast(made, store)
 
@@ -105,7 +106,7 @@ def build(
     pinned = obey_lock(loaded, store, reporter, locked=locked)
     made = make_plan(loaded, pinned, only=only, variant=variant)
     check_local_files(made.loaded, made.lock, store)
-    for note in notes(made.missing):
+    for note in (*notes(made.missing), *notes_elsewhere(made.not_run)):
         reporter.note(note)
     output = output.resolve()
     folder = output.with_name(f"{output.name}.partial") if made.partial else output
@@ -218,6 +219,7 @@ def _release_key(made: Plan, done: Mapping[str, Done], rebuild: Mapping[str, byt
             "observed": {name: each.result.observed for name, each in done.items()},
             "rebuild": {path: hashlib.sha256(text).hexdigest() for path, text in rebuild.items()},
             "partial": made.partial,
+            **({"not_run": dict(made.not_run)} if made.not_run else {}),
             **({"choices": [each.model_dump(mode="json") for each in made.decided]} if made.decided else {}),
         },
         sort_keys=True,

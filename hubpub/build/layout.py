@@ -206,7 +206,9 @@ class Layout:
         return self.recipe.choices[choice].paths if choice else ()
 
     def _timed(self, run: str) -> bool:
-        """Whether its own metrics, or those of a run that is compared with it, read its timings."""
+        """Whether its own metrics read its timings, or differences of a run that is compared with it."""
         measure = self.recipe.measure
-        readers = [run, *(other for other in measure if run in self.recipe.compared_with(other))]
-        return any(metric.timings for name in readers for metric in measure[name].metric_specs())
+        if any(metric.timings for metric in measure[run].metric_specs()):
+            return True
+        readers = (other for other in measure if run in self.recipe.compared_with(other))
+        return any(metric.timings and metric.deltas for name in readers for metric in measure[name].metric_specs())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from hubpub.build.at_hand import settle
 from hubpub.build.dropin import promised_files
+from hubpub.build.elsewhere import not_here, refuse_to_judge
 from hubpub.build.layout import RELEASE, Layout, candidate_run
 from hubpub.build.run import Known, Origins, input_digests, sidecars, source_files
 from hubpub.build.seal import check_seals
@@ -49,6 +50,8 @@ class Plan:
     """What became of them; without it every candidate's steps are among the tasks."""
     trials: tuple[str, ...] = ()
     """The runs of candidates, as ``run@candidate``."""
+    not_run: Mapping[str, str] = field(default_factory=dict)
+    """The runs that this machine cannot make, and why."""
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -80,7 +83,8 @@ def make_plan(
     name) were chosen.
 
     Raises:
-        HubpubError: no such file or variant; a file that no locked source holds.
+        HubpubError: no such file or variant; a file that no locked source holds; a gate or choice on a run that this
+            machine cannot make.
     """
     loaded, missing = settle(loaded, lock)
     recipe = loaded.recipe
@@ -100,7 +104,10 @@ def make_plan(
                 for path in spec.paths
                 if path in paths and candidate != chosen[name] and (ref := layout.published(path, candidate))
             ]
-    runs = [name for name in recipe.measure if _complete(loaded, name, set(paths))]
+    wanted = [name for name in recipe.measure if _complete(loaded, name, set(paths))]
+    not_run = {name: reason for name in wanted if (reason := not_here(recipe, name))}
+    refuse_to_judge(loaded, choices, not_run)
+    runs = [name for name in wanted if name not in not_run]
     trials = [
         candidate_run(run, candidate)
         for name in choices
@@ -132,6 +139,7 @@ def make_plan(
         choices=tuple(choices),
         decided=decided,
         trials=tuple(trials),
+        not_run=not_run,
     )
 
 
@@ -195,7 +203,8 @@ def _lacking(loaded: LoadedRecipe, run: str, files: Collection[str]) -> str | No
         return f"there is no {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
     others = (other for other in loaded.recipe.compared_with(run) if other in loaded.recipe.measure)
     reasons = ((other, _lacking(loaded, other, files)) for other in others)
-    return next((f"run {other} is compared with: {reason}" for other, reason in reasons if reason), None)
+    lacking = next((f"run {other} is compared with: {reason}" for other, reason in reasons if reason), None)
+    return lacking or not_here(loaded.recipe, run)
 
 
 def forecast(plan: Plan, store: Store, known: Known | None = None) -> Forecast:

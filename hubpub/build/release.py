@@ -222,7 +222,7 @@ def _manifest(
     recipe = plan.loaded.recipe
     figures = {observed: list(figures_of(plan, done, store, observed)) for observed in (False, True)}
     digests = {path: file.digest.sha256 for path, file in files.items()} | digests_of_candidates(plan.decided)
-    gates = [gate for gate in recipe.gates if gate.measure.partition("/")[0] in plan.runs]
+    gates = [gate for gate in recipe.gates if gate.measure.partition("/")[0] in (*plan.runs, *plan.not_run)]
     verdicts: dict[bool, list[Verdict]] = {False: [], True: []}
     timed = {each.key for each in figures[True]}
     for gate in gates:
@@ -249,6 +249,7 @@ def _manifest(
         choices=plan.decided,
         corpora=corpora_of(plan, done, store),
         runs=(*plan.runs, *plan.trials),
+        not_run=dict(plan.not_run),
         measurements=tuple(figures[False]),
         verdicts=tuple(verdicts[False]),
         observed=Observed(

@@ -127,14 +127,20 @@ def _lookup(manifest: Manifest) -> dict[str, str]:
         for each in manifest.all_measurements()
         if each.subset is None
     }
-    return _InPart(found) if manifest.partial else found
+    return _Figures(found, manifest)
 
 
-class _InPart(dict[str, str]):
-    """Of a part of a recipe not all is measured, and prose may quote the rest."""
+class _Figures(dict[str, str]):
+    """Prose may quote what is not there: of a part of a recipe not all is measured, nor on every machine."""
+
+    def __init__(self, found: Mapping[str, str], manifest: Manifest) -> None:
+        super().__init__(found)
+        self._manifest = manifest
 
     def __missing__(self, key: str) -> str:
-        return "(not measured)"
+        if self._manifest.partial or key.partition("/")[0] in self._manifest.not_run:
+            return "(not measured)"
+        raise KeyError(key)
 
 
 def _render_all(environment: Any, value: Any, facts: dict[str, Any]) -> Any:

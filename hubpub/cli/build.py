@@ -97,6 +97,7 @@ def build(
                 "bytes_fetched": built.bytes_fetched,
                 "files": {path: file.size for path, file in built.manifest.files.items()},
                 "choices": {choice.name: choice.chosen for choice in built.manifest.choices},
+                "not_run": built.manifest.not_run,
                 "budgets": [{"budget": str(each.gate), "passed": each.passed, "why": each.reason} for each in verdicts],
             }
         )

@@ -48,6 +48,7 @@ def plan(
                 "bytes_to_write": forecast.bytes_to_write,
                 "choices": {choice.name: choice.chosen for choice in made.decided},
                 "missing": {name: [clip.audio for clip in each.clips] for name, each in made.missing.items()},
+                "not_run": dict(made.not_run),
                 "publishes": [published.path for published in made.published],
             }
         )

@@ -1,126 +1,127 @@
-"""Running a package in Core ML itself, which is there on macOS only; elsewhere each unit is reported as not run."""
+"""An ML package in Core ML itself, which there is on macOS only: compiled, loaded for some compute units, run."""
 
 from __future__ import annotations
 
-import statistics
+import atexit
+import shutil
 import sys
-import time
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hubpub.coremlfile.dtypes import BY_NAME
 from hubpub.coremlfile.package import Package
 from hubpub.errors import CoremlFileError
 
 if TYPE_CHECKING:
-    import numpy as np
+    import numpy.typing as npt
 
-    Arrays = Mapping[str, np.ndarray[Any, np.dtype[Any]]]
+    from hubpub.coremlfile.mil.types import TensorType
 
-UNITS = ("CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE", "ALL")
-"""Core ML's choices of compute units, as coremltools calls them."""
+    Array = npt.NDArray[Any]
+
+Units = Literal["CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE", "ALL"]
+"""What Core ML may use, as coremltools calls it; NE is the Neural Engine."""
+
+UNITS_HELP = (
+    "What Core ML may use, as coremltools calls it: a run for each choice shows that the package loads and runs on it."
+)
 
 NEEDS_MACOS = "Core ML runs on macOS only"
 
 
-@dataclass(frozen=True)
-class UnitReport:
-    """What became of a package on one choice of compute units.
-
-    Attributes:
-        unit: which.
-        status: ``ran``; ``failed``: it did not load or predict; ``not run``: there is no Core ML here.
-        why: of a failure, or of its not having run.
-        load_s: seconds to load it.
-        predict_s: median seconds of a prediction, the first not counted.
-        outputs: what the last prediction gave.
-    """
-
-    unit: str
-    status: Literal["ran", "failed", "not run"]
-    why: str = ""
-    load_s: float | None = None
-    predict_s: float | None = None
-    outputs: Arrays | None = None
+def not_here() -> str | None:
+    """Why no package can run in Core ML on this machine; None where one can."""
+    return None if sys.platform == "darwin" else NEEDS_MACOS
 
 
-def run_on_device(package: Path, folder: Path, *, inputs: Arrays | None = None, repeats: int = 10) -> list[UnitReport]:
-    """Compile a package into ``folder`` (as ``<name>.mlmodelc``), and load and run it on every choice of units.
-
-    Args:
-        package: the ``.mlpackage``.
-        folder: an existing one, where the compiled model is put.
-        inputs: what it is given; none = `made_up_inputs`.
-        repeats: predictions that are timed, at least 1.
+@cache
+def compiled(package: Path) -> Path:
+    """A package compiled to ``.mlmodelc``: once in a process, at whose end it is removed.
 
     Raises:
-        CoremlFileError: the package is not sound, or does not compile.
+        CoremlFileError: there is no Core ML here, the package is not sound, or it does not compile.
     """
-    opened = Package.open(package)
-    if sys.platform != "darwin":
-        return [UnitReport(unit, "not run", NEEDS_MACOS) for unit in UNITS]
+    if reason := not_here():
+        raise CoremlFileError(reason, where=package.name, fix="run it on a Mac, or by reference execution")
+    Package.open(package)  # what is damaged is told in our words
     import coremltools
 
-    given = made_up_inputs(opened) if inputs is None else inputs
+    folder = Path(tempfile.mkdtemp(prefix="hubpub-mlmodelc-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     target = folder / f"{package.stem}.mlmodelc"
     try:
         coremltools.models.utils.compile_model(str(package), destination_path=str(target))
     except Exception as error:  # the compiler's errors have no class of their own
-        raise CoremlFileError(
-            f"Core ML does not compile it: {_first_line(error)}", where=package.name, fix="see what it says"
-        ) from error
-    return [_run(target, unit, given, repeats) for unit in UNITS]
+        what = f"Core ML does not compile it: {_first_line(error)}"
+        raise CoremlFileError(what, where=package.name, fix="convert it for this version of macOS") from error
+    return target
 
 
-def made_up_inputs(package: Package) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
-    """Normal noise, or ones where integers are asked for, of the shapes that the model describes; always the same.
+class DeviceModel:
+    """A package loaded by Core ML; to its callers what `hubpub.coremlfile.mil.Model` is.
+
+    Args:
+        package: as opened.
+        units: what it may use; whether it does is for Core ML to decide.
 
     Raises:
-        CoremlFileError: an input is not an array.
+        CoremlFileError: there is no Core ML here, or the package does not compile or load; an input is not an array.
     """
-    import numpy as np
 
-    random = np.random.default_rng(0)
-    made: dict[str, np.ndarray[Any, np.dtype[Any]]] = {}
-    for feature in package.spec.description.input:
-        if feature.type.WhichOneof("Type") != "multiArrayType":
-            raise CoremlFileError(
-                f"the input {feature.name!r} is not an array", where=package.path.name, fix="give the inputs"
-            )
-        array = feature.type.multiArrayType
-        name = array.DESCRIPTOR.enum_types_by_name["ArrayDataType"].values_by_number[array.dataType].name.lower()
-        dtype = np.dtype({"double": "float64"}.get(name, name))
-        shape = tuple(int(size) for size in array.shape)
-        if dtype.kind == "f":
-            made[feature.name] = random.standard_normal(shape).astype(dtype)
-        else:
-            made[feature.name] = np.ones(shape, dtype)
-    return made
+    def __init__(self, package: Package, units: Units) -> None:
+        self._where = f"{package.path.name} on {units}"
+        description = package.spec.description
+        self.inputs = {each.name: _kind(each, package.path.name) for each in description.input}
+        self.outputs = tuple(each.name for each in description.output)
+        path = compiled(package.path)
+        import coremltools
+
+        try:
+            self._model = coremltools.models.CompiledMLModel(str(path), getattr(coremltools.ComputeUnit, units))
+        except Exception as error:  # a framework's error, or one of its Python bindings
+            raise self._error(f"Core ML does not load it: {_first_line(error)}") from error
+
+    def run(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs that the model declares.
+
+        Raises:
+            CoremlFileError: an input is missing, it does not run, or what comes out is no number.
+        """
+        import numpy as np
+
+        if lacking := sorted(self.inputs.keys() - values.keys()):
+            raise self._error(f"the input {lacking[0]} is missing")
+        given = {name: np.asarray(values[name], BY_NAME[kind.dtype].dtype()) for name, kind in self.inputs.items()}
+        try:
+            found = self._model.predict(given)
+            arrays = {name: np.asarray(found[name]) for name in self.outputs}
+        except Exception as error:  # a framework's error, or one of its Python bindings
+            raise self._error(f"Core ML does not run it: {_first_line(error)}") from error
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise self._error(f"its output {name} holds NaN or infinities")
+        return arrays
+
+    def _error(self, what: str) -> CoremlFileError:
+        return CoremlFileError(what, where=self._where)
 
 
-def _run(compiled: Path, unit: str, inputs: Arrays, repeats: int) -> UnitReport:
-    import coremltools
-    import numpy as np
+def _kind(feature: Any, where: str) -> TensorType:
+    """The type of an input by the package's description; flexible sizes are open."""
+    from hubpub.coremlfile.mil.types import TensorType, from_text
 
-    try:
-        start = time.perf_counter()
-        model = coremltools.models.CompiledMLModel(str(compiled), getattr(coremltools.ComputeUnit, unit))
-        load = time.perf_counter() - start
-        outputs = model.predict(dict(inputs))
-        seconds = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            outputs = model.predict(dict(inputs))
-            seconds.append(time.perf_counter() - start)
-    except Exception as error:  # a framework's error, or one of its Python bindings
-        return UnitReport(unit, "failed", _first_line(error))
-    arrays = {name: np.asarray(value) for name, value in outputs.items()}
-    strange = sorted(name for name, value in arrays.items() if value.dtype.kind == "f" and not np.isfinite(value).all())
-    if strange:
-        return UnitReport(unit, "failed", f"{strange[0]} holds NaN or infinities", load, None, arrays)
-    return UnitReport(unit, "ran", "", load, statistics.median(seconds), arrays)
+    array = feature.type.multiArrayType
+    codes = array.DESCRIPTOR.enum_types_by_name["ArrayDataType"].values_by_number
+    dtype = from_text(codes[array.dataType].name.lower())
+    if feature.type.WhichOneof("Type") != "multiArrayType" or dtype not in BY_NAME:
+        what = f"the input {feature.name} is not an array of a known type"
+        raise CoremlFileError(what, where=where, fix="convert it with arrays as inputs and outputs")
+    flexible = array.WhichOneof("ShapeFlexibility") is not None
+    return TensorType(dtype, tuple(None if flexible else int(size) for size in array.shape))
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -20,7 +20,7 @@ def machine() -> Machine:
         cpu=cpu or platform.machine(),
         kernels=" ".join(kernel for kernel in _KERNELS if kernel in flags),
         cores=len(os.sched_getaffinity(0)) if sys.platform == "linux" else (os.cpu_count() or 1),
-        system=f"{platform.system()} {platform.machine()}",
+        system=f"{_system()} {platform.machine()}",
     )
 
 
@@ -35,6 +35,11 @@ def peak_rss_bytes() -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def _system() -> str:
+    """On macOS with its version, which is that of Core ML."""
+    return f"macOS {platform.mac_ver()[0]}" if sys.platform == "darwin" else platform.system()
 
 
 def _linux_cpu() -> tuple[str, set[str]]:

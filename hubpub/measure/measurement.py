@@ -14,7 +14,7 @@ class Machine(BaseModel):
         cpu: model name as the system gives it.
         kernels: instruction sets that decide which kernels run, widest last, such as ``avx2 avx512_vnni``.
         cores: cores that the process may use.
-        system: operating system and architecture.
+        system: operating system, of macOS its version too, and architecture.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

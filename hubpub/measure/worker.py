@@ -92,6 +92,7 @@ def _end_with_parent() -> None:
 def _work(work: Work, events: Events) -> None:
     for module in work.client.modules:
         importlib.import_module(module)
+    work.client.prepare(work.folder)
     began = time.perf_counter()
     loaded = work.client.load(work.folder, work.files)
     load_s = time.perf_counter() - began

@@ -56,6 +56,11 @@ def loader_refusals(folder: Path, manifest: Manifest, recipe: Recipe) -> list[st
         "loads none; publish one of them"
         for one, other in _confused(manifest.files, _anywhere(recipe))
     ]
+    lines += [
+        f"run {name}: `publish.load` names it, and it cannot load anything back here: {reason}; publish where it can"
+        for name in (recipe.publish.load if recipe.publish else ())
+        if (reason := recipe.measure[name].via.not_here())
+    ]
     return lines
 
 

@@ -291,7 +291,11 @@ class Recipe(Model):
     )
     corpora: dict[Name, CorpusSpec] = Field(default_factory=dict, description="audio that is measured or calibrated on")
     measure: dict[Name, RunSpec] = Field(default_factory=dict, description="runs of a client over a corpus")
-    gates: tuple[GateSpec, ...] = Field((), description="budgets; a release that misses one is not finished")
+    gates: tuple[GateSpec, ...] = Field(
+        (),
+        description="budgets; a release that misses one is not finished; where the run of one cannot be made, nothing "
+        "is built",
+    )
     card: CardSpec = Field(description="the model card")
     publish: PublishSpec | None = Field(None, description="where `hubpub publish` puts the release")
 

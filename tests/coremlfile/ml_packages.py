@@ -90,6 +90,28 @@ def convert_pipeline(path: Path) -> None:
     coremltools.utils.make_pipeline(*models).save(str(path))
 
 
+def write_embedder(path: Path) -> None:
+    """Write a package that gives eight numbers for features ``[1, 100, 80]``."""
+    import coremltools
+    from coremltools.converters.mil import Builder as mb  # noqa: N813
+    from coremltools.converters.mil.mil import types
+
+    target = coremltools.target.iOS17
+    weight = np.random.default_rng(5).normal(size=(8, 80)).astype(np.float32)
+
+    @mb.program(input_specs=[mb.TensorSpec(shape=(1, 100, 80), dtype=types.fp32)], opset_version=target)
+    def program(features: Any) -> Any:
+        loud = mb.reduce_mean(x=mb.abs(x=features), axes=[1], keep_dims=False)
+        return mb.linear(x=loud, weight=weight, name="embeddings")
+
+    coremltools.convert(
+        program,
+        convert_to="mlprogram",
+        minimum_deployment_target=target,
+        compute_precision=coremltools.precision.FLOAT16,
+    ).save(str(path))
+
+
 @dataclass(frozen=True)
 class Packages:
     """The packages, by what they are for."""

@@ -5,18 +5,21 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnxruntime
 import pytest
 
 from hubpub.coremlfile import Package
+from hubpub.coremlfile.device import DeviceModel, Units, not_here
 from hubpub.coremlfile.mil import Model
 from hubpub.corpus.audio import decode, resample
 from hubpub.corpus.features import Fbank
 from hubpub.recipe import load_recipe, read_lock
 from hubpub.source import SourceContext
 from hubpub.store import Store
+from hubpub.transform.palettize import Palettize
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "campplus-coreml.yaml"
@@ -89,3 +92,21 @@ def test_the_package_is_what_its_weights_are_as_onnx(
     for precision in ("fp32", "fp16"):
         found = Model(Package.open(package), precision=precision).run({"input_features": windows})  # type: ignore[arg-type]
         assert cosines(found["embeddings"], wanted).mean() >= 0.9999
+
+
+@pytest.fixture(scope="module")
+def palettized(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("palettized") / "campplus_6bit.mlpackage"
+    Palettize(bits=6).apply(package, target, lambda _: None)
+    return target
+
+
+@pytest.mark.skipif(not_here() is not None, reason=str(not_here()))
+@pytest.mark.parametrize("units", get_args(Units))
+def test_core_ml_says_what_reference_execution_says(palettized: Path, windows: np.ndarray, units: Units) -> None:
+    """Compiled, loaded for these units and run; sums are ordered otherwise, and some units round otherwise."""
+    package = Package.open(palettized)
+    found = DeviceModel(package, units).run({"input_features": windows})["embeddings"]
+    wanted = Model(package, precision="fp16").run({"input_features": windows})["embeddings"]
+    assert found.shape == wanted.shape
+    assert cosines(found.astype(np.float64), wanted.astype(np.float64)).min() >= 0.99

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import coremltools
@@ -84,7 +85,10 @@ def test_windows_go_in_batches_and_come_back_one_by_one(
     assert max(counts) > BATCH
 
 
-def test_the_label_says_what_it_is() -> None:
+def test_the_label_says_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hubpub.measure.clients.coreml.sys", SimpleNamespace(platform="darwin"))
+    assert spec().describe().startswith("reference execution on macOS (no Core ML) of mean.mlpackage")
+    monkeypatch.setattr("hubpub.measure.clients.coreml.sys", SimpleNamespace(platform="linux"))
     told = spec().describe()
     assert told.startswith("reference execution on Linux (no Core ML) of mean.mlpackage, rounded to fp16 after each")
     assert "in single precision" in spec(precision="fp32").describe()

@@ -18,6 +18,7 @@ from toy import Finished, Project
 
 from hubpub.errors import OnnxFileError
 from hubpub.manifest import DropInRecord, read_manifest
+from hubpub.measure.clients.ort import OnnxRuntime
 from hubpub.onnxfile.interface import Interface, Port, interface_of
 from hubpub.publish.dropin import MAX_PROTOBUF, broken, promised_names
 
@@ -257,3 +258,14 @@ def test_interfaces_of_files_that_are_none(tmp_path: Path) -> None:
             interface_of(tmp_path / name)
     with pytest.raises(OnnxFileError):
         interface_of(tmp_path / "missing.onnx")
+
+
+def test_what_cannot_be_loaded_back_here_is_not_published_from_here(
+    release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said before the commit, not after it."""
+    monkeypatch.setattr(OnnxRuntime, "not_here", lambda self: "it needs a Mac")
+    assert reasons(release) == [
+        f"run {name}: `publish.load` names it, and it cannot load anything back here: it needs a Mac; publish where it can"
+        for name in ("whole", "sharded")
+    ]

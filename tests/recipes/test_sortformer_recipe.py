@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,9 @@ import pytest
 pytest.importorskip("coremltools")
 
 from hubpub.coremlfile import Package, find_aliases
+from hubpub.coremlfile.device import not_here
 from hubpub.localhub import LocalHub
+from hubpub.manifest import read_manifest
 
 ROOT = Path(__file__).parents[2]
 REPO = "FluidInference/diar-streaming-sortformer-coreml"
@@ -102,7 +105,18 @@ def test_what_is_said_is_measured_and_stays(release: Path) -> None:
 def test_the_card_says_that_it_is_synthetic_and_how_it_was_run(release: Path) -> None:
     card = (release / "README.md").read_text()
     assert "**Synthetic.**" in card
-    assert "reference execution on Linux (no Core ML)" in card
+    assert re.search(r"reference execution on \w+ \(no Core ML\) of v3/palettized/", card)
+
+
+def test_packages_run_on_every_unit_of_a_mac_and_elsewhere_it_is_said_that_they_did_not(release: Path) -> None:
+    runs = {f"{variant}-6bit-{units}" for variant in VARIANTS for units in ("cpu", "gpu", "ne", "all")}
+    manifest = read_manifest(release)
+    if reason := not_here():
+        assert manifest.not_run == dict.fromkeys(runs, reason)
+        assert f"{reason}, so where this was built these were not run: " in (release / "README.md").read_text()
+    else:
+        found = figures(release)
+        assert all(found[run]["argmax_agreement"] >= 0.98 for run in runs)
 
 
 def test_at_least_two_speakers_cross_the_threshold(release: Path, source_files: Path) -> None:

@@ -16,6 +16,12 @@ import yaml
 from github_runner import JobRun, Runner
 from toy import ROOT, Project, hubpub, make_project, tree, write_model
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "coremlfile"))
+
+from ml_packages import write_embedder
+
+from hubpub.build.evaluation import EVALUATION, read_evaluation
+from hubpub.coremlfile.device import NEEDS_MACOS, not_here
 from hubpub.localhub import LocalHub
 from hubpub.manifest import CARD, MANIFEST
 
@@ -109,7 +115,8 @@ def test_only_the_job_that_publishes_may_ask_for_an_id_token_and_it_runs_no_buil
     assert data["permissions"] == {}
     permissions = {name: job["permissions"] for name, job in data["jobs"].items()}
     reads = {"contents": "read"}
-    assert permissions == {"recipes": reads, "build": reads, "publish": {**reads, "id-token": "write"}}
+    publishes = {**reads, "id-token": "write"}
+    assert permissions == {"recipes": reads, "build": reads, "device": reads, "publish": publishes}
     blocks = {name: " ".join(step.get("run", "") for step in job["steps"]) for name, job in data["jobs"].items()}
     assert "hubpub build" in blocks["build"]
     assert "hubpub build" not in blocks["publish"]
@@ -133,6 +140,7 @@ def test_from_the_first_release_to_the_next(world: World) -> None:
 
     by_hand = world.runner.run("workflow_dispatch")
     assert _only(by_hand, "recipes").outputs["count"] == "1"
+    assert [leg.result for leg in by_hand["device"]] == ["skipped"]  # nothing of it needs a Mac
     build, publish = _only(by_hand, "build"), _only(by_hand, "publish")
     assert "no release is published at hf://me/toy@main yet" in build.log
     assert "as locked" in build.summary
@@ -175,6 +183,37 @@ def test_from_the_first_release_to_the_next(world: World) -> None:
     world.merge(number)
     assert world.hub.files(OURS)["model.onnx"] != first["model.onnx"]
     assert world.hub.files(OURS)["model.onnx"][1] == tree(world.upstream)["model.onnx"]
+
+
+@pytest.mark.skipif(not_here() is None, reason="here nothing has to be left to a Mac")
+def test_what_runs_on_a_mac_only_is_left_to_one(world: World) -> None:
+    """Played here, that machine is none either, and says so; its steps are the same."""
+    for clip in (world.project.folder / "speech").glob("*.wav"):
+        shutil.copy2(clip, world.upstream)
+    write_embedder(world.upstream / "toy.mlpackage")
+    world.hub.seed(UPSTREAM, world.upstream)
+    recipe = world.project.recipe
+    recipe["sources"]["data"]["include"].append("toy.mlpackage/**")
+    recipe["sources"]["speech"] = {"hub": UPSTREAM, "include": ["*.wav"], "license": "cc0-1.0"}
+    recipe["files"]["toy.mlpackage"] = "data/toy.mlpackage"
+    recipe["measure"]["cpu"] = {
+        "files": ["toy.mlpackage"],
+        "via": {"client": "coreml-device", "model": "toy.mlpackage", "features": "campplus", "units": "CPU_ONLY"},
+        "corpus": "chords",
+        "metrics": ["load_time", "latency"],
+    }
+    world.project.save()
+    _lock(world)
+    jobs = world.runner.run("workflow_dispatch")
+    assert _only(jobs, "recipes").outputs["mac-count"] == "1"
+    assert f"not run: {NEEDS_MACOS}: cpu" in _only(jobs, "build").log
+    device = _only(jobs, "device")
+    assert device.steps["Compile, load and run it"] == "success"
+    assert f"cpu: not measured: {NEEDS_MACOS}" in device.summary
+    evaluation = read_evaluation(world.runner.artifacts / "evaluation-toy" / EVALUATION)
+    assert evaluation.left_out == {"cpu": NEEDS_MACOS}
+    assert _only(jobs, "publish")
+    assert world.pull_requests() == [1]
 
 
 def test_a_missed_budget_is_shown_and_nothing_is_proposed(world: World) -> None:

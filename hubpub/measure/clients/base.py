@@ -80,6 +80,13 @@ class Client(BaseModel):
         """Published files that it asks for by name; what a loader finds by itself is not among them."""
         return ()
 
+    def not_here(self) -> str | None:
+        """Why it cannot run on a machine like this one, whatever is installed: its runs are reported as not run."""
+        return None
+
+    def prepare(self, folder: Path) -> None:
+        """What is done once to a model before it is loaded, and is no part of the time to load."""
+
     def load(self, folder: Path, files: Mapping[str, Path]) -> Loaded:
         """Load what a folder of published files holds; ``files`` says where ``references()`` lie."""
         raise NotImplementedError

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
@@ -19,27 +20,51 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from hubpub.coremlfile.mil import Model
+    from hubpub.coremlfile import Package
+    from hubpub.coremlfile.mil import TensorType
     from hubpub.corpus.audio import Samples
 
-_PRECISIONS = {"fp16": "rounded to fp16 after each operation", "fp32": "in single precision"}
+    Array = npt.NDArray[Any]
+
+Precision = Annotated[
+    Literal["fp16", "fp32"],
+    Field(
+        description="fp16: what the program declares as fp16 is rounded to it after each operation, as on the Neural "
+        "Engine; fp32: nothing is."
+    ),
+]
 
 
-class CoreMl(Client):
-    """The outputs of a Core ML package for each window, by reference execution: the same program, not the same machine.
+def by_reference(model: str, precision: Precision) -> str:
+    """What reference execution is, for the reader of a figure."""
+    system = "macOS" if sys.platform == "darwin" else "Linux"
+    rounding = "rounded to fp16 after each operation" if precision == "fp16" else "in single precision"
+    return f"reference execution on {system} (no Core ML) of {model}, {rounding}"
 
-    The first floating-point input gets the features, the first integer input their length. Inputs of a fixed length are
-    filled up with zeros, and windows go as many at a time as the model takes; what is left of a batch is zeros too.
-    """
 
-    client: Literal["coreml"]
+class Runnable(Protocol):
+    """A package that is ready, wherever its program runs."""
+
+    @property
+    def inputs(self) -> Mapping[str, TensorType]:
+        """What it takes."""
+        ...
+
+    @property
+    def outputs(self) -> Sequence[str]:
+        """What it gives."""
+        ...
+
+    def run(self, values: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Predict once."""
+        ...
+
+
+class WindowClient(Client):
+    """What the clients share that give a package's outputs for each window; they differ in what runs it."""
+
     model: ModelPath = Field(description="The ``.mlpackage``, by its published name.")
     features: Features = Field(description=FEATURES_HELP)
-    precision: Literal["fp16", "fp32"] = Field(
-        default="fp16",
-        description="fp16: what the program declares as fp16 is rounded to it after each operation, as on the Neural "
-        "Engine; fp32: nothing is.",
-    )
     fill: dict[str, float] = Field(
         default_factory=dict,
         description="Inputs besides the audio, and the number that each holds throughout, such as a mask of ones.",
@@ -48,36 +73,60 @@ class CoreMl(Client):
     segment: Annotated[Whole | SilenceWindows | LengthWindows, Field(discriminator="by")] = Field(
         default=Whole(), description="How audio is cut; a window must not be longer than a fixed input."
     )
-    libraries: ClassVar[tuple[str, ...]] = ("coremltools", "onnx", "onnxruntime", "onnx-asr", "numpy")
-    modules: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "onnx_asr")
     makes: ClassVar[tuple[Kind, ...]] = ("arrays",)
 
     def opens(self) -> tuple[str, ...]:
         """The package."""
         return (self.model,)
 
-    def describe(self) -> str:
-        """What a reader of a figure must know, in one line."""
+    def feed_in_words(self) -> str:
+        """What the model is given, and which of its outputs is kept."""
         output = f", output {self.output}" if self.output else ""
         output = "".join(f", {name} {number:g}" for name, number in self.fill.items()) + output
-        return (
-            f"reference execution on Linux (no Core ML) of {self.model}, {_PRECISIONS[self.precision]}, "
-            f"{self.features} features{output}, {self.segment.describe()}, {self.threads} threads"
-        )
+        return f"{self.features} features{output}, {self.segment.describe()}"
 
     def load(self, folder: Path, files: Mapping[str, Path]) -> Loaded:
-        """Translate the package.
+        """Make the package ready.
 
         Raises:
             MeasureError: it is damaged, holds what cannot run here, has inputs that audio alone cannot fill, or no such
                 output.
         """
         from hubpub.coremlfile import Package
-        from hubpub.coremlfile.mil import Model
 
         with coreml_errors():
-            package = Package.open(folder / self.model)
-            return _Batches(Model(package, precision=self.precision, threads=self.threads), self)
+            return _Batches(self.runnable(Package.open(folder / self.model)), self)
+
+    def runnable(self, package: Package) -> Runnable:
+        """The package where it runs.
+
+        Raises:
+            CoremlFileError: it cannot run there.
+        """
+        raise NotImplementedError
+
+
+class CoreMl(WindowClient):
+    """The outputs of a Core ML package for each window, by reference execution: the same program, not the same machine.
+
+    The first floating-point input gets the features, the first integer input their length. Inputs of a fixed length are
+    filled up with zeros, and windows go as many at a time as the model takes; what is left of a batch is zeros too.
+    """
+
+    client: Literal["coreml"]
+    precision: Precision = "fp16"
+    libraries: ClassVar[tuple[str, ...]] = ("coremltools", "onnx", "onnxruntime", "onnx-asr", "numpy")
+    modules: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "onnx_asr")
+
+    def describe(self) -> str:
+        """What a reader of a figure must know, in one line."""
+        return f"{by_reference(self.model, self.precision)}, {self.feed_in_words()}, {self.threads} threads"
+
+    def runnable(self, package: Package) -> Runnable:
+        """The package, translated."""
+        from hubpub.coremlfile.mil import Model
+
+        return Model(package, precision=self.precision, threads=self.threads)
 
 
 @contextmanager
@@ -91,7 +140,7 @@ def coreml_errors() -> Iterator[None]:
 
 
 class _Batches:
-    def __init__(self, model: Model, spec: CoreMl) -> None:
+    def __init__(self, model: Runnable, spec: WindowClient) -> None:
         self._model, self._spec = model, spec
         if strange := sorted(spec.fill.keys() - model.inputs.keys()):
             fix = f"choose from {', '.join(model.inputs)}"

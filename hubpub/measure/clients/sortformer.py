@@ -1,4 +1,4 @@
-"""Streaming diarization by a Sortformer package for Core ML, where there is no Core ML."""
+"""Streaming diarization by a Sortformer package for Core ML."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pydantic import Field
 from hubpub.corpus.corpus import Turn
 from hubpub.errors import MeasureError
 from hubpub.measure.clients.base import Client, Loaded, ModelPath, Output
+from hubpub.measure.clients.coreml import Precision, Runnable, by_reference, coreml_errors
 from hubpub.measure.result import Kind
 
 if TYPE_CHECKING:
@@ -23,7 +24,44 @@ if TYPE_CHECKING:
 RATE = 16_000
 
 
-class Sortformer(Client):
+class StreamClient(Client):
+    """What the clients of the Sortformer interface share; they differ in what runs the package."""
+
+    model: ModelPath = Field(description="The ``.mlpackage``, by its published name.")
+    onset: float = Field(default=0.5, gt=0, lt=1, description="Probability above which a speaker starts to speak.")
+    offset: float = Field(default=0.5, gt=0, lt=1, description="Probability below which a speaker stops.")
+    makes: ClassVar[tuple[Kind, ...]] = ("turns", "arrays")
+
+    def opens(self) -> tuple[str, ...]:
+        """The package."""
+        return (self.model,)
+
+    def stream_in_words(self) -> str:
+        """How the audio is cut, and turns are told."""
+        return f"streaming as its metadata says, onset {self.onset:g}, offset {self.offset:g}"
+
+    def load(self, folder: Path, files: Mapping[str, Path]) -> Loaded:
+        """Make the package ready.
+
+        Raises:
+            MeasureError: it is damaged, not of the Sortformer interface, or does not say how it streams.
+        """
+        from hubpub.coremlfile import Package
+
+        with coreml_errors():
+            package = Package.open(folder / self.model)
+            return _Stream(self.runnable(package), package, self)
+
+    def runnable(self, package: Package) -> Runnable:
+        """The package where it runs.
+
+        Raises:
+            CoremlFileError: it cannot run there.
+        """
+        raise NotImplementedError
+
+
+class Sortformer(StreamClient):
     """Who speaks when, chunk by chunk as the package's metadata says, with the speaker cache and FIFO of its callers.
 
     The model takes log-mel features that are not normalised, as NeMo makes them for streaming; its probabilities
@@ -32,50 +70,27 @@ class Sortformer(Client):
     """
 
     client: Literal["sortformer"]
-    model: ModelPath = Field(description="The ``.mlpackage``, by its published name.")
-    precision: Literal["fp16", "fp32"] = Field(
-        default="fp16",
-        description="fp16: what the program declares as fp16 is rounded to it after each operation, as on the Neural "
-        "Engine; fp32: nothing is.",
-    )
-    onset: float = Field(default=0.5, gt=0, lt=1, description="Probability above which a speaker starts to speak.")
-    offset: float = Field(default=0.5, gt=0, lt=1, description="Probability below which a speaker stops.")
+    precision: Precision = "fp16"
     libraries: ClassVar[tuple[str, ...]] = ("coremltools", "onnx", "onnxruntime", "numpy")
     modules: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
-    makes: ClassVar[tuple[Kind, ...]] = ("turns", "arrays")
-
-    def opens(self) -> tuple[str, ...]:
-        """The package."""
-        return (self.model,)
 
     def describe(self) -> str:
         """What a reader of a figure must know, in one line."""
-        rounding = "rounded to fp16 after each operation" if self.precision == "fp16" else "in single precision"
-        return (
-            f"reference execution on Linux (no Core ML) of {self.model}, {rounding}, streaming as its metadata says, "
-            f"onset {self.onset:g}, offset {self.offset:g}, {self.threads} threads"
-        )
+        return f"{by_reference(self.model, self.precision)}, {self.stream_in_words()}, {self.threads} threads"
 
-    def load(self, folder: Path, files: Mapping[str, Path]) -> Loaded:
-        """Translate the package.
+    def runnable(self, package: Package) -> Runnable:
+        """The package, translated."""
+        from hubpub.coremlfile.mil import Model
 
-        Raises:
-            MeasureError: it is damaged, not of the Sortformer interface, or does not say how it streams.
-        """
-        from hubpub.coremlfile import Package
-        from hubpub.measure.clients.coreml import coreml_errors
-
-        with coreml_errors():
-            return _Stream(Package.open(folder / self.model), self)
+        return Model(package, precision=self.precision, threads=self.threads)
 
 
 class _Stream:
-    def __init__(self, package: Package, spec: Sortformer) -> None:
-        from hubpub.coremlfile.mil import Model
+    def __init__(self, model: Runnable, package: Package, spec: StreamClient) -> None:
         from hubpub.measure.sortformer import Chunking
 
         self._spec = spec
-        self._model = Model(package, precision=spec.precision, threads=spec.threads)
+        self._model = model
         self._chunking = Chunking.of_metadata(dict(package.spec.description.metadata.userDefined), spec.model)
         self._width = self._fixed("spkcache", self._chunking.spkcache_len)
         self._fixed("fifo", self._chunking.fifo_len)
@@ -92,7 +107,6 @@ class _Stream:
 
     def run(self, samples: Samples) -> Output:
         from hubpub.corpus.features import nemo_log_mel
-        from hubpub.measure.clients.coreml import coreml_errors
         from hubpub.measure.sortformer import diarize
 
         features = nemo_log_mel(samples, self._bands, normalize=False).T

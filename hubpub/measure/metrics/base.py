@@ -51,7 +51,7 @@ class Metric(BaseModel):
         """
         self._check(run, corpus)
         if against is not None:
-            self._check(against, corpus)
+            self._check(against, corpus, timings=bool(self.deltas))
         elif self.needs_against:
             raise MeasureError(
                 f"{self.metric} needs a run to compare with", where=f"run {run.job.run}", fix="say against which"
@@ -74,12 +74,12 @@ class Metric(BaseModel):
     def _measure(self, run: RunResult, corpus: Corpus, against: RunResult | None) -> list[Measurement]:
         raise NotImplementedError
 
-    def _check(self, run: RunResult, corpus: Corpus) -> None:
+    def _check(self, run: RunResult, corpus: Corpus, *, timings: bool = True) -> None:
         if run.job.corpus != corpus.digest or [u.id for u in run.utterances] != [clip.id for clip in corpus.clips]:
             raise MeasureError(
                 f"{self.metric} was asked for on another corpus than was run", where=f"run {run.job.run}", fix="run it"
             )
-        if self.timings and not run.job.timed:
+        if timings and self.timings and not run.job.timed:
             what = f"{self.metric} cannot be taken: several workers shared the machine, so its timings say nothing"
             raise MeasureError(what, where=f"run {run.job.run}", fix="run it alone")
 
