@@ -74,7 +74,10 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class ConversionError(Exception):
-    """The input is not what this script converts; the message is for the person who reads it."""
+    """The input is not what this script converts; the message is one line for the person who reads it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
 
 
 # ------------------------------------------------------------------------------------------------ reading a .nemo file
@@ -113,7 +116,7 @@ def unpack(path: Path, weights: IO[bytes]) -> dict[str, Any]:
     try:
         config = yaml.safe_load(text.decode("utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConversionError(f"{path}: {CONFIG} is not YAML: {' '.join(str(error).split())[:200]}") from error
+        raise ConversionError(f"{path}: {CONFIG} is not YAML: {str(error)[:300]}") from error
     if not isinstance(config, dict):
         raise ConversionError(f"{path}: {CONFIG} is not a mapping")
     return config
@@ -497,6 +500,9 @@ class Settings:
 
     def check(self) -> None:
         """Refuse what is not built."""
+        for section in (FRONT, *READ_OR_IDLE):
+            if not isinstance(self.get(section, None), dict):
+                raise ConversionError(f"{self._where}: its config has no {section}: not a Sortformer of NeMo")
         for key, name in CLASSES.items():
             given = self.get(key, name)
             if not isinstance(given, str) or given.split(".")[-1] != name:
@@ -506,10 +512,7 @@ class Settings:
             if not any(type(given) is type(each) and given == each for each in built):
                 raise self._wrong(key, given, " or ".join(map(repr, built)))
         for section, names in READ_OR_IDLE.items():
-            given = self.get(section, None)
-            if not isinstance(given, dict):
-                raise ConversionError(f"{self._where}: its config has no {section}: not a Sortformer of NeMo")
-            for name, value in given.items():
+            for name, value in self.get(section, {}).items():
                 if name not in names.split() and f"{section}.{name}" not in BUILT and value is not None:
                     raise self._wrong(f"{section}.{name}", value, "nothing: this setting is not known")
 
@@ -539,8 +542,9 @@ class Settings:
         raise self._wrong(f"{ENCODER}.conv_context_size", given, f"what a kernel of {kernel} frames allows")
 
     def _wrong(self, key: str, given: Any, built: str) -> ConversionError:
-        said = " ".join(repr(given).split())[:100]
-        return ConversionError(f"{self._where}: its config says {key}: {said}; what is built here is {built}")
+        return ConversionError(
+            f"{self._where}: its config says {key}: {repr(given)[:100]}; what is built here is {built}"
+        )
 
 
 def check_parameters(state: State, shapes: Shapes) -> None:
