@@ -354,7 +354,8 @@ READ_OR_IDLE = {
     HEAD: "_target_ num_layers hidden_size inner_size num_attention_heads attn_score_dropout attn_layer_dropout "
     "ffn_dropout pre_ln_final_layer_norm",
     MODULES: "_target_ num_spks dropout_rate fc_d_model tf_d_model spkcache_len fifo_len chunk_len chunk_left_context "
-    "chunk_right_context spkcache_update_period causal_attn_rate causal_attn_rc scores_add_rnd max_index",
+    "chunk_right_context spkcache_update_period spkcache_refresh_rate causal_attn_rate causal_attn_rc scores_add_rnd "
+    "max_index",
 }
 CLASSES = {
     "target": "SortformerEncLabelModel",

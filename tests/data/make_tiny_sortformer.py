@@ -6,6 +6,9 @@
 
     python tests/data/make_tiny_sortformer.py
 
+The files in the repository were made with stubs in the place of NeMo's telemetry (nv_one_logger, which does not go with
+the lightning that was installed) and of one logger of experiments; neither bears on a network.
+
 The model is NeMo's `SortformerEncLabelModel` with the config of its streaming example, small and of sizes that all
 differ. Every parameter and statistic is random (NeMo starts some at nought, which would hide them), and so large that
 speakers come and go. Weights are float16 numbers, as float32, so that what a float16 package loses is arithmetic alone.

@@ -221,6 +221,20 @@ def test_what_nemo_wrote_passes(tmp_path: Path, config: dict[str, Any], tensors:
     check(write_nemo(tmp_path / "a.nemo", config, tensors))
 
 
+def test_what_a_config_leaves_out_is_as_nemo_has_it(config: dict[str, Any]) -> None:
+    """Also settings that earlier releases of NeMo called otherwise, and nulls in the place of unknown ones."""
+    given = script.Design.of(config, "tiny")
+    short = copy.deepcopy(config)
+    for section, name in [("sortformer_modules", "sil_threshold"), ("sortformer_modules", "num_spks")]:
+        del short[section][name]
+    for name in ("xscaling", "ff_expansion_factor", "n_heads", "att_context_size", "conv_norm_type"):
+        del short["encoder"][name]
+    del short["transformer_encoder"]["hidden_act"]
+    short["sortformer_modules"]["spkcache_refresh_rate"] = 1
+    short["encoder"]["yet_to_come"] = None
+    assert script.Design.of(short, "tiny") == given
+
+
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
