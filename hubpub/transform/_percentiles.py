@@ -1,4 +1,4 @@
-"""Ranges of smoothed inputs that cover a percentile, exactly: of what was kept, or by a second look where it lacks."""
+"""Ranges of smoothed inputs that cover a percentile: from what one pass kept, or by a second look where it lacks."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from hubpub.transform.calibration.observe import Observations
 
     Array = np.ndarray[Any, np.dtype[Any]]
+
+_SLACK = 1 / (16 * 255)
 
 Look = Callable[[list[Tail], list[int]], "Observations"]
 """Runs the windows of these numbers and answers these probes."""
@@ -65,6 +67,9 @@ def cover(
 ) -> list[Smoothing]:
     """``chosen`` with the ranges that leave out the outermost ``share`` of the values at each end.
 
+    Either end is exact, or short of it by no more than a sixteenth of the step that 8 bits cut the range into: as much
+    is granted to what was not kept, where a tail is so flat (that of SiLU is) that nothing can tell its values apart.
+
     Args:
         groups: of layers.
         chosen: for each of them.
@@ -75,26 +80,24 @@ def cover(
         windows: that there are.
         share: of all values.
     """
-    ends = [
-        _End(name, np.ones(g.width) if s.divisors is None else s.divisors, end, int(share * counts[name]) + 1)
-        for g, s in zip(groups, chosen, strict=True)
-        for name in g.inputs
-        for end in (0, 1)
-    ]
     found: dict[tuple[str, int], float] = {}
     lacking: list[_End] = []
     slots: set[int] = set()
-    for each in ends:
-        if each.name not in guessed:
-            lacking.append(each)
-            slots.update(range(SLOTS))
-            continue
-        probe = guessed[each.name]
-        settled = probe.settle(seen[probe], each.divisors, each.count, each.end)
-        found[each.name, each.end] = settled.value
-        if settled.open:
-            lacking.append(each)
-            slots |= settled.open
+    for g, smoothing in zip(groups, chosen, strict=True):
+        divisors = np.ones(g.width) if smoothing.divisors is None else smoothing.divisors
+        for name in g.inputs:
+            ends = [_End(name, divisors, end, int(share * counts[name]) + 1) for end in (0, 1)]
+            if (probe := guessed.get(name)) is None:
+                lacking += ends
+                slots.update(range(SLOTS))
+                continue
+            settled = [probe.settle(seen[probe], divisors, each.count, each.end) for each in ends]
+            slack = max(settled[0][0] + settled[1][0], 0.0) * _SLACK
+            for each, (value, reach) in zip(ends, settled, strict=True):
+                found[name, each.end] = value
+                if unsure := set(np.flatnonzero(reach > value + slack).tolist()):
+                    lacking.append(each)
+                    slots |= unsure
     again = windows_of(slots, windows)
     if again:
         tails = {each.name: Tail(each.name, tuple(map(float, each.divisors)), each.count) for each in lacking}
@@ -104,8 +107,8 @@ def cover(
     result = []
     for g, smoothing in zip(groups, chosen, strict=True):
         margin = smoothing.candidate.margin
-        low, high = min(found[name, 0] for name in g.inputs), max(found[name, 1] for name in g.inputs)
-        result.append(replace(smoothing, low=low * margin, high=high * margin))
+        low, high = (max(found[name, end] for name in g.inputs) * margin for end in (0, 1))
+        result.append(replace(smoothing, low=0.0 - low, high=high))
     return result
 
 
@@ -116,9 +119,8 @@ def _joined(
     slots: frozenset[int],
     tail: Mapping[str, Array],
 ) -> float:
-    """The value asked for, of what the second look gave and of what the first kept of the other windows."""
+    """The value asked for, positive towards its end: of the windows seen again, and what was kept of the others."""
     values = -tail["least"] if each.end == 0 else tail["greatest"]
     if probe := guessed.get(each.name):
         values = np.concatenate([values, probe.kept(seen[probe], each.divisors, each.end, slots)])
-    value = float(-np.partition(-values, each.count - 1)[each.count - 1])
-    return -value if each.end == 0 else value
+    return float(-np.partition(-values, each.count - 1)[each.count - 1])

@@ -50,7 +50,7 @@ class SmoothQuantInt8(CalibratedInt8):
     ranges: Literal["minmax", "percentile"] = Field(
         default="minmax",
         description="minmax = the range of a smoothed input covers all that was seen; percentile = all but the "
-        "outermost values, exact; it takes a second look at a few windows, with alpha: search at all.",
+        "outermost values, to a sixteenth of a step; a few windows are run again for it, with alpha: search all.",
     )
     percentile: float = Field(
         default=99.999, gt=50, lt=100, description="With ranges: percentile, the share of values that is covered, in %."

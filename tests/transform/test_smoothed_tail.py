@@ -1,4 +1,4 @@
-"""The percentile of a smoothed input in one pass and a bit: the same as of all values, and windows looked at again."""
+"""The percentile of a smoothed input in one pass and a bit: that of all values, and which windows are seen again."""
 
 from __future__ import annotations
 
@@ -95,7 +95,10 @@ def test_it_is_the_percentile_of_all_values(seed: int, count: int, drift: float,
     factors = (1 / found.astype(np.float64)).astype(np.float32)
     everything = np.sort(np.concatenate([(window["x"] * factors).reshape(-1) for window in windows]))
     beyond = int(share * everything.size)
-    assert (low, high) == (everything[beyond], everything[-1 - beyond])
+    least, greatest = everything[beyond], everything[-1 - beyond]
+    slack = (greatest - least) / (16 * 255)
+    assert least <= low <= least + slack
+    assert greatest - slack <= high <= greatest
 
 
 def test_only_the_first_windows_are_looked_at_again(tmp_path: Path) -> None:
@@ -109,7 +112,7 @@ def test_after_a_wrong_guess_all_windows_are_looked_at_again(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("percentile", [99.9, 99, 75])
-def test_the_model_is_that_of_two_whole_passes(
+def test_ranges_are_those_of_two_whole_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, percentile: float
 ) -> None:
     how: dict[str, Any] = {"alpha": 0.5, "ranges": "percentile", "percentile": percentile, "windows": Sequences(14)}
@@ -121,11 +124,15 @@ def test_the_model_is_that_of_two_whole_passes(
         return plain(file, windows, *args, **kwargs)
 
     monkeypatch.setattr(_smoothing, "observe", counted)
-    once, _ = quantize(block(), tmp_path / "once", **how)
+    _, once = quantize(block(), tmp_path / "once", **how)
     assert passes[0] == 14
     assert sum(passes) < 28
     passes.clear()
     monkeypatch.setattr(_smoothing.SmoothQuant, "_guesses", lambda *_: {})
-    twice, _ = quantize(block(), tmp_path / "twice", **how)
+    _, twice = quantize(block(), tmp_path / "twice", **how)
     assert passes == [14, 14]
-    assert once.read_bytes() == twice.read_bytes()
+    for one, other in zip(once["layers"], twice["layers"], strict=True):
+        if "input_low" in one:
+            slack = (other["input_high"] - other["input_low"]) / (16 * 255)
+            assert 0 <= one["input_low"] - other["input_low"] <= slack
+            assert 0 <= other["input_high"] - one["input_high"] <= slack

@@ -3,7 +3,7 @@
 Divisors that follow from what a pass shows would need a second pass for the tail of what they divide. Here each window
 is divided by what the windows before it suggest; its outermost values are kept, and for all others a bound per channel.
 In the end the true divisors tell which windows may have held more than was kept. Those are the first few, as later the
-guess is near, and only they have to be looked at again: the result is exact.
+guess is near, and only they have to be looked at again.
 """
 
 from __future__ import annotations
@@ -29,19 +29,6 @@ SLOTS = 8
 
 _FLOAT, _DOUBLE, _INT64 = 1, 11, 7
 _ROUNDED = 1e-6  # relative; what a product and a quotient in float32 may be off by, and more
-
-
-@dataclass(frozen=True)
-class Settled:
-    """What the kept values say about one end.
-
-    Attributes:
-        value: the one asked for, counted inwards from the end, if no slot is open.
-        open: slots whose windows may hold values further out that were not kept.
-    """
-
-    value: float
-    open: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -150,12 +137,17 @@ class SmoothedTail(Probe):
         for name in ("values", "channels", "slots"):
             seen[f"{name}{end}"] = seen[f"{name}{end}"][kept]
 
-    def settle(self, seen: Accumulator, divisors: Array, count: int, end: int) -> Settled:
-        """The value that ``count - 1`` others lie beyond, at one end, of all windows divided by ``divisors``."""
+    def settle(self, seen: Accumulator, divisors: Array, count: int, end: int) -> tuple[float, Floats]:
+        """What the first pass says of one end of all windows divided by ``divisors``, towards that end positive.
+
+        Returns:
+            The value that ``count - 1`` of those kept lie beyond: the true one is that or further out. And for each
+            slot how far out a value can lie that was not kept, ``[SLOTS]``: none beyond it, and the value is true.
+        """
         kept = self.kept(seen, divisors, end, frozenset())
         value = float(-np.partition(-kept, count - 1)[count - 1]) if len(kept) >= count else -np.inf
-        reach = (seen["bound"][end] * reciprocal(divisors)).max(1)
-        return Settled(-value if end == 0 else value, frozenset(np.flatnonzero(reach > value).tolist()))
+        reach: Floats = (seen["bound"][end] * reciprocal(divisors)).max(1)
+        return value, reach
 
     @staticmethod
     def kept(seen: Accumulator, divisors: Array, end: int, but: frozenset[int]) -> Floats:
