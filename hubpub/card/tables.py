@@ -50,11 +50,30 @@ def side_by_side(manifest: Manifest) -> list[dict[str, Any]]:
     tables = []
     for (corpus, client), runs in groups.items():
         rows = [_Row(run, (_size(manifest, run),), _columns(manifest, {run: [run]})) for run in runs]
+        last = "compared with" if _references_differ(rows) else None
+        if last:
+            rows = [_with_its_reference(row) for row in rows]
         if len(rows) > 1 and (columns := _shown(rows)):
-            tables.append(
-                {"corpus": names.get(corpus or "", "the same audio"), "client": client, **_table(rows, columns)}
-            )
+            corpus_name = names.get(corpus or "", "the same audio")
+            tables.append({"corpus": corpus_name, "client": client, **_table(rows, columns, last)})
     return tables
+
+
+def _others(row: _Row) -> set[str]:
+    """The runs that one is compared with."""
+    return {(each.against or each.reference or "").partition("/")[0] for each in row.figures.values()} - {""}
+
+
+def _references_differ(rows: Sequence[_Row]) -> bool:
+    """Whether each run is compared with one other at most, and not all with the same."""
+    others = [_others(row) for row in rows]
+    return max(map(len, others)) == 1 and len(set().union(*others)) > 1
+
+
+def _with_its_reference(row: _Row) -> _Row:
+    """The same figures in columns that do not name the reference, which the row does."""
+    figures = {f"difference in {each.metric}" if each.against else each.metric: each for each in row.figures.values()}
+    return replace(row, figures=figures, last="".join(_others(row)))
 
 
 def choices(manifest: Manifest) -> list[dict[str, Any]]:

@@ -56,6 +56,27 @@ def with_runs(**fields: Any) -> Manifest:
     return manifest(**{**values, **fields})
 
 
+def test_runs_with_references_of_their_own_share_columns() -> None:
+    found, steps = [], {}
+    for model in ("a", "b"):
+        compared = f"{model}-fp32"
+        found += [
+            figures(run=compared, value=0.1),
+            figures(run=f"{model}-int8", value=0.12),
+            figures(run=f"{model}-int8", value=0.02, against=f"{compared}/wer"),
+            figures(run=f"{model}-int8", metric="cosine", value=0.99, low=None, high=None, reference=compared),
+        ]
+        steps |= {f"runs/{run}": step("onnx-asr", "m.onnx") for run in (compared, f"{model}-int8")}
+    runs = tuple(name.partition("/")[2] for name in steps)
+    (table,) = side_by_side(with_runs(measurements=tuple(found), steps=steps, runs=runs))
+    assert table["head"] == ["", "compared with", "size", "wer", "difference in wer", "cosine"]
+    assert [(row[0], row[1]) for row in table["rows"]] == [
+        ("a-fp32", ""), ("a-int8", "a-fp32"), ("b-fp32", ""), ("b-int8", "b-fp32"),
+    ]  # fmt: skip
+    assert all(table["rows"][1])
+    assert all(table["rows"][3])
+
+
 def test_runs_of_one_client_over_one_corpus_share_a_table() -> None:
     (table,) = side_by_side(with_runs())
     assert (table["corpus"], table["client"]) == ("read|speech", "onnx-asr")

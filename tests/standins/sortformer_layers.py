@@ -115,7 +115,7 @@ def head(scale: Scale, checkpoint: str, variant: Any) -> Any:
         x = mb.cast(x=pre_encoder_embs, dtype="fp16")
         for number in range(scale.conformers):
             x = _conformer(x, weights.under(f"fc{number}"), scale, positions, far, kept)
-        x = mb.linear(x=x, weight=weights.leading("proj", "width", (HEAD_WIDTH, WIDTH), "head"))
+        x = encoded = mb.linear(x=x, weight=weights.leading("proj", "width", (HEAD_WIDTH, WIDTH), "head"))
         for number in range(scale.transformers):
             x = _transformer(x, weights.under(f"tf{number}"), scale, far)
         hidden = mb.linear(x=mb.relu(x=x), weight=weights.leading("hidden", "head", (HEAD_WIDTH, HEAD_WIDTH), "hidden"))
@@ -128,7 +128,7 @@ def head(scale: Scale, checkpoint: str, variant: Any) -> Any:
         speakers = mb.sub(x=speakers, y=mb.real_div(x=sums, y=mb.cast(x=pre_encoder_lengths, dtype="fp16")))
         speakers = mb.sigmoid(x=speakers)
         predictions = mb.cast(x=mb.mul(x=speakers, y=mask), dtype="fp32", name="speaker_preds")
-        inside = mb.cast(x=x, dtype="fp32", name="nest_encoder_embs")
+        inside = mb.cast(x=encoded, dtype="fp32", name="nest_encoder_embs")
         return predictions, inside, mb.identity(x=pre_encoder_lengths, name="nest_encoder_lengths")
 
     if not aliased:
