@@ -70,16 +70,22 @@ def compare(
     after: Callable[[], None],
     *,
     warm: bool = True,
+    read: Sequence[Path] = (),
     interpreters: Mapping[str, str] | None = None,
 ) -> dict[str, Run]:
     """Run every peer once per round, the peers in turn; ``after`` clears away what a run left.
 
-    ``warm`` adds a round that is not counted; ``interpreters`` are those of peers with an environment of their own.
+    ``warm`` adds a round that is not counted; files in ``read`` are read before every run, so that all find them in the
+    page cache; ``interpreters`` are those of peers with an environment of their own.
     """
     runs: dict[str, list[dict[str, float]]] = {peer: [] for peer in peers}
     for number in range(0 if warm else 1, rounds + 1):
         for peer in peers if number % 2 else reversed(peers):  # so that none always follows the same other
             os.sync()  # what an earlier run left to be written must not slow this one
+            for path in read:
+                with path.open("rb", buffering=0) as file:
+                    while file.read(1 << 24):
+                        pass
             command = [(interpreters or {}).get(peer, sys.executable), script, "--run", peer, *arguments]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             after()

@@ -249,7 +249,10 @@ def main() -> None:
         interpreters = {"inc": str(options.inc)} if options.inc else {}
         peers = [*options.peers, *(["inc"] if options.inc else [])]
         size = model_bytes(model)
-        runs = compare(__file__, peers, arguments, options.rounds, clear, warm=False, interpreters=interpreters)
+        files = sorted(model.parent.glob(f"{model.name}*"))
+        runs = compare(
+            __file__, peers, arguments, options.rounds, clear, warm=False, read=files, interpreters=interpreters
+        )
         more: dict[str, Any] = {}
         if peers[0] in OURS:
             os.environ.pop("TMPDIR")
@@ -274,7 +277,7 @@ def main() -> None:
         "peer": {peer: run.seconds for peer, run in runs.items() if peer in ("inc", "quantize_static")},
         "ratio": {peer: round(run.seconds / runs[theirs].seconds, 3) for peer, run in runs.items()} if theirs else {},
         "ratio_to": theirs,
-        "units": "s, median, imports not counted, no fsync",
+        "units": "s, median, page cache warm, imports not counted, no fsync",
         "sizes": {
             "model_bytes": size,
             "windows": count,

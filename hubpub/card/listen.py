@@ -30,7 +30,7 @@ def listen(manifest: Manifest) -> list[dict[str, Any]]:
             if clip.text is not None
         ]
         kept = [run for run in runs if any(audio_path(run, clip.id) in manifest.records for clip in corpus.clips)]
-        if kept or not corpus.recorded:
+        if kept or (corpus.clips and not corpus.recorded):
             found.append({"name": name, "runs": runs, "kept": kept, "prompts": prompts})
     return found
 

@@ -42,12 +42,19 @@ def render_card(manifest: Manifest, card: Mapping[str, Any], template: Path) -> 
     environment.globals.update(number=number, counted=counted)
     data = manifest.model_dump(mode="json")
     # Prose may quote figures: it is rendered from the same data, so that no number is typed by hand.
-    facts = {"manifest": data, "runs": _runs(manifest), "measured": _lookup(manifest), "verdicts": _verdicts(manifest)}
+    facts: dict[str, Any] = {
+        "manifest": data,
+        "runs": _runs(manifest),
+        "measured": _lookup(manifest),
+        "verdicts": _verdicts(manifest),
+    }
     machines = (each.machine for each in manifest.all_measurements())
     facts["machines"] = list(dict.fromkeys(f"{each.cpu}, {each.cores} cores, {each.system}" for each in machines))
     facts |= {"comparisons": side_by_side(manifest), "choices": choices(manifest), "parts": by_part(manifest)}
     facts["searches"] = shown({name: step.facts for name, step in manifest.steps.items()})
     facts["listen"] = listen(manifest)
+    said = {each["name"] for each in facts["listen"]}
+    facts["heard"] = {name: corpus for name, corpus in data["corpora"].items() if name not in said}
     facts["origins"] = {path: _origin(manifest, path) for path in manifest.files}
     place: str | Path = PROSE
     try:

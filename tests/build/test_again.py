@@ -186,7 +186,7 @@ def test_prose_is_rendered_anew_without_running_a_step(copied: Finished) -> None
 
 
 def test_a_new_template_is_rendered_without_running_a_step(copied: Finished) -> None:
-    template = copied.project.folder / "templates" / "asr.md.j2"
+    template = copied.project.folder / "templates" / "speech.md.j2"
     template.write_text(template.read_text() + "\nA new last line.\n")
     built = copied.project.build(copied.store)
     assert built.ran == ()
@@ -281,7 +281,7 @@ def test_what_is_edited_while_a_build_runs_has_no_part_in_it(project: Project, s
             if name == "convert":
                 project.script.write_text("raise SystemExit('half edited')")
                 project.path.write_text("half edited")
-                (project.folder / "templates" / "asr.md.j2").write_text("half edited")
+                (project.folder / "templates" / "speech.md.j2").write_text("half edited")
 
     text = project.without_measurements().path.read_bytes()
     built = project.build(store, reporter=Editor())

@@ -149,7 +149,7 @@ def _write(path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["toy.yaml", "toy.lock", "scripts/convert.py", "scripts/convert.requirements.txt", "templates/asr.md.j2"]
+    "name", ["toy.yaml", "toy.lock", "scripts/convert.py", "scripts/convert.requirements.txt", "templates/speech.md.j2"]
 )
 @pytest.mark.parametrize("damage", ["edit", "delete", "link"])
 def test_a_tampered_recipe_is_refused(release: Path, store: Path, tmp_path: Path, name: str, damage: str) -> None:
@@ -175,7 +175,7 @@ def test_what_merely_lies_in_the_recipe_folder_is_not_used(release: Path, store:
     with Store(store) as opened, recipe_of(str(release), opened) as (path, name, _):
         assert name == "toy"
         assert {each.name for each in path.parent.rglob("*") if each.is_file()} == {
-            *("toy.yaml", "toy.lock", "convert.py", "convert.requirements.txt", "asr.md.j2")
+            *("toy.yaml", "toy.lock", "convert.py", "convert.requirements.txt", "speech.md.j2")
         }
 
 

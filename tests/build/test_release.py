@@ -37,7 +37,7 @@ EXPECTED = {
     "measurements/whole.timings.jsonl",
     "recipe/scripts/convert.py",
     "recipe/scripts/convert.requirements.txt",
-    "recipe/templates/asr.md.j2",
+    "recipe/templates/speech.md.j2",
     "recipe/toy.lock",
     "recipe/toy.yaml",
 }
@@ -224,7 +224,7 @@ def _invented(card: str, manifest: Manifest, recipe: dict[str, Any], template: s
 
 
 def test_the_card_holds_no_number_that_is_not_in_the_manifest(finished: Finished) -> None:
-    template = (ROOT / "templates" / "asr.md.j2").read_text()
+    template = (ROOT / "templates" / "speech.md.j2").read_text()
     card, manifest = (finished.release / CARD).read_text(), finished.built.manifest
     assert _invented(card, manifest, finished.project.recipe, template) == set()
     assert _invented(card + "31.7 % faster", manifest, finished.project.recipe, template) == {"31.7"}
@@ -247,7 +247,7 @@ def test_the_card_shows_every_figure_verdict_and_file(finished: Finished) -> Non
 
 
 def test_a_fault_in_the_template_is_named_where_the_reader_finds_it(copied: Finished) -> None:
-    template = copied.project.folder / "templates" / "asr.md.j2"
+    template = copied.project.folder / "templates" / "speech.md.j2"
     template.write_text(template.read_text() + "\n{{ manifest.nothing.such }}\n{% if %}\n")
     before = tree(copied.release)
     with pytest.raises(ReleaseError, match="cannot be rendered") as caught:

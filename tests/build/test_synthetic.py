@@ -50,7 +50,7 @@ measure:
     corpus: speech
     metrics: [disagreement]
     reference: fp32
-card: {template: asr, title: Stand-in, summary: A test., license: cc-by-4.0, language: [en]}
+card: {template: speech, title: Stand-in, summary: A test., license: cc-by-4.0, language: [en]}
 """
 
 

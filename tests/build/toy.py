@@ -164,7 +164,7 @@ def recipe() -> dict[str, Any]:
             {"measure": "whole/rtf", "max": 1000},
         ],
         "card": {
-            "template": "asr",
+            "template": "speech",
             "title": "Toy of 2 convolutions",
             "summary": "A model that 7 tests look at; its cosine is {{ measured['sharded/cosine'] }}.",
             "sections": {"Use": "Load `model.onnx` and give it 16 kHz audio.\n"},
@@ -245,7 +245,7 @@ def make_project(folder: Path, changed: dict[str, Any] | None = None) -> Project
     project = Project(folder, {**recipe(), **(changed or {})})
     for name in ("recipes/scripts", "templates", "data", "speech"):
         (folder / name).mkdir(parents=True)
-    shutil.copyfile(ROOT / "templates" / "asr.md.j2", folder / "templates" / "asr.md.j2")
+    shutil.copyfile(ROOT / "templates" / "speech.md.j2", folder / "templates" / "speech.md.j2")
     project.script.write_text(CONVERT)
     project.requirements.write_text("")
     write_model(folder / "data" / "model.onnx")

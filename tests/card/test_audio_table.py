@@ -12,7 +12,7 @@ from hubpub.corpus.corpus import Clip, Corpus
 from hubpub.corpus.spec import Provenance
 from hubpub.manifest import StepRecord
 
-TEMPLATE = Path(__file__).parents[2] / "templates" / "asr.md.j2"
+TEMPLATE = Path(__file__).parents[2] / "templates" / "speech.md.j2"
 
 
 def clip(name: str, crop: tuple[float, float] | None = None) -> Clip:

@@ -70,7 +70,7 @@ def template(tmp_path: Path, text: str) -> Path:
     return path
 
 
-SHIPPED = Path(__file__).parents[2] / "templates" / "asr.md.j2"
+SHIPPED = Path(__file__).parents[2] / "templates" / "speech.md.j2"
 
 
 def test_the_shipped_template(tmp_path: Path) -> None:

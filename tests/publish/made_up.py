@@ -80,16 +80,22 @@ def make_release(
         "name": "toy",
         "sources": {"data": {"path": "../data", "license": "apache-2.0"}},
         "files": {path: f"data/{path}" for path in files},
-        "card": {"template": "asr", "title": "Toy", "summary": "A toy.", "license": "apache-2.0", "language": ["en"]},
+        "card": {
+            "template": "speech",
+            "title": "Toy",
+            "summary": "A toy.",
+            "license": "apache-2.0",
+            "language": ["en"],
+        },
     }
     if publish is not None:
         recipe["publish"] = dict(publish)
     front = yaml.safe_dump({"license": "apache-2.0", "language": ["en"]})
-    template = Path(__file__).parents[2] / "templates" / "asr.md.j2"
+    template = Path(__file__).parents[2] / "templates" / "speech.md.j2"
     records = {
         "recipe/toy.yaml": yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).encode(),
         "recipe/toy.lock": b"version: 1\n",
-        "recipe/templates/asr.md.j2": template.read_bytes(),
+        "recipe/templates/speech.md.j2": template.read_bytes(),
     }
     observed = {
         CARD: f"---\n{front}---\n\n# Toy\n\n{card} {wer} in {seconds} s.\n".encode(),
