@@ -47,11 +47,11 @@ class SmoothedTail(Probe):
         label: what `guess` is, in words: the same words, the same numbers.
     """
 
-    width: int = 1
-    share: float = 0.0
-    total: int = 1
-    guess: Callable[[Array, Array], Array] = field(default=np.subtract, compare=False)
-    label: str = ""
+    width: int
+    share: float
+    total: int
+    guess: Callable[[Array, Array], Array] = field(compare=False)
+    label: str
 
     def key(self) -> tuple[str, ...]:
         """Value, share, windows, guess."""
@@ -84,10 +84,8 @@ class SmoothedTail(Probe):
         return {self._input: self._factors(seen)}
 
     def _factors(self, seen: Accumulator) -> Floats:
-        low, high = (
-            (-seen["reach"][0], seen["reach"][1]) if seen["windows"] else (-np.ones(self.width), np.ones(self.width))
-        )
-        return reciprocal(self.guess(low, high))
+        low, high = seen["reach"] if seen["windows"] else np.ones((2, self.width))
+        return reciprocal(self.guess(-low, high))
 
     def start(self) -> Accumulator:
         """Nothing seen, nothing kept."""
