@@ -235,7 +235,7 @@ class Weights:
         """The largest magnitude of a constant's values, 0 of none; not finite if one of them is not."""
         values = self.values(constant)
         least, most = float(values.min(initial=0)), float(values.max(initial=0))
-        return least if math.isnan(least) else max(-least, most)
+        return max(-least, most)  # of values with a NaN among them both are NaN
 
     def finite(self, constant: Constant) -> bool:
         """Whether a constant holds neither NaN nor infinity."""

@@ -85,6 +85,15 @@ def test_the_shipped_template(tmp_path: Path) -> None:
     assert "| met |" in body
 
 
+TOLD = {"eer": "of all pairs of clips", "der": "without collar", "wer": "`basic`"}
+
+
+@pytest.mark.parametrize("metric", TOLD)
+def test_what_a_figure_means_is_said_of_those_that_are_there(metric: str) -> None:
+    card = render_card(manifest(measurements=(measured(metric=metric),)), {**CARD, "summary": "-"}, SHIPPED)
+    assert [name for name, told in TOLD.items() if told in card] == [metric]
+
+
 def test_synthetic_stands_in_the_first_line_and_in_the_tags() -> None:
     card = render_card(manifest(synthetic=True), CARD, SHIPPED)
     _, front, body = card.split("---\n", 2)

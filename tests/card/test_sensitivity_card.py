@@ -5,7 +5,11 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from typing import Any
 
-from hubpub.card.sensitivity import plot, plots, shown, table
+from test_render import CARD, SHIPPED, manifest
+
+from hubpub.card import render_card
+from hubpub.card.sensitivity import plot, plot_path, plots, shown, table
+from hubpub.manifest import StepRecord
 
 NAMES = [f"/enc/<{n}>|{'x' * 60}" for n in range(50)]
 FOUND: dict[str, Any] = {
@@ -58,3 +62,14 @@ def test_steps_that_searched_have_a_plot_each() -> None:
     by_size = {**FOUND, "budget": {"max_size": 0.3, "windows": 4}}
     (other,) = shown({"files/b.onnx#1": {"sensitivity": by_size}})
     assert "weights of at most 30 % of the source's bytes" in other["summary"]
+
+
+def test_the_card_shows_the_search() -> None:
+    step = StepRecord(
+        kind="transform", key="k", identity={"params": {"transform": "smoothquant_int8"}}, libraries={}, inputs={},
+        outputs={}, facts={"sensitivity": FOUND},
+    )  # fmt: skip
+    card = render_card(manifest(steps={"files/m.int8.onnx#1": step}), CARD, SHIPPED)
+    assert "## Layers of `m.int8.onnx`" in card
+    assert f"![Noise that each layer adds](<{plot_path('files/m.int8.onnx#1')}>)" in card
+    assert "2 weights stay in higher precision" in card

@@ -133,6 +133,17 @@ def test_a_model_may_be_written_over_itself(tmp_path: Path) -> None:
     assert contents(onnx.load(tmp_path / "m.onnx")) == contents(plain())
 
 
+def test_a_file_that_was_cut_off_since_is_not_read_as_values(tmp_path: Path) -> None:
+    save(plain(), tmp_path / "m.onnx", "external")
+    file = OnnxFile.open(tmp_path / "m.onnx")
+    tensor = max((located.tensor for located in file.tensors()), key=lambda each: np.prod(each.dims))
+    assert file.array(tensor).shape == tuple(tensor.dims)
+    data = tmp_path / "m.onnx.data"
+    data.write_bytes(data.read_bytes()[:100])
+    with pytest.raises(OnnxFileError, match="longer when it was opened"):
+        file.array(tensor)
+
+
 def test_failing_write_leaves_what_was_there(tmp_path: Path) -> None:
     save(plain(), tmp_path / "m.onnx", "external")
     file = OnnxFile.open(tmp_path / "m.onnx")

@@ -116,3 +116,15 @@ def test_snr_of_nothing() -> None:
     assert i8.snr_db(0, 1) == 0
     assert i8.snr_db(1, 0) == 300
     assert i8.snr_db(100, 1) == pytest.approx(20)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 1000), rows=st.integers(1, 40), columns=st.integers(1, 9))
+def test_columns_are_quantized_and_measured_at_once(seed: int, rows: int, columns: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = (rng.standard_normal((rows, columns)) * np.exp(rng.standard_normal(columns))).astype(np.float32)
+    scale, zero = i8.scale_of(*i8.extremes(values, 1), i8.INT8)
+    integers, signal, error = i8.quantize_columns(values, scale, i8.INT8)
+    assert np.array_equal(integers, i8.quantize(values, scale, zero, i8.INT8, 1))
+    assert signal == pytest.approx(float(np.square(values, dtype=np.float64).sum()), rel=1e-5)
+    assert error == pytest.approx(float(i8.noise(values, scale, zero, i8.INT8, 1).sum()), rel=1e-4, abs=1e-12)

@@ -56,6 +56,10 @@ def wrong(low: Array, high: Array) -> Array:
     return np.linspace(0.1, 10, WIDTH)
 
 
+def wrong_at_first(low: Array, high: Array) -> Array:
+    return wrong(low, high) if (high == 1).all() else divisors(low, high)
+
+
 def covered(
     windows: Drifting, share: float, folder: Path, guess: Any = divisors
 ) -> tuple[Array, tuple[float, float], int]:
@@ -86,7 +90,7 @@ def covered(
     count=st.integers(1, SLOTS + 6),
     drift=st.sampled_from([0.0, 0.1, 1.0]),
     share=st.sampled_from([1e-5, 1e-3, 0.02, 0.3]),
-    guess=st.sampled_from([divisors, divisors, wrong]),
+    guess=st.sampled_from([divisors, wrong, wrong_at_first]),
 )
 def test_it_is_the_percentile_of_all_values(seed: int, count: int, drift: float, share: float, guess: Any) -> None:
     windows = Drifting(seed, count, drift)
@@ -109,6 +113,40 @@ def test_only_the_first_windows_are_looked_at_again(tmp_path: Path) -> None:
 def test_after_a_wrong_guess_all_windows_are_looked_at_again(tmp_path: Path) -> None:
     _, _, again = covered(Drifting(1, 12, 0.0), 0.01, tmp_path, wrong)
     assert again == 12
+
+
+def test_the_others_still_count_where_the_first_window_is_looked_at_again(tmp_path: Path) -> None:
+    windows, share = Drifting(1, 12, 0.0), 0.01
+    found, (low, high), again = covered(windows, share, tmp_path, wrong_at_first)
+    assert 1 <= again < 12
+    factors = (1 / found.astype(np.float64)).astype(np.float32)
+    everything = np.sort(np.concatenate([(window["x"] * factors).reshape(-1) for window in windows]))
+    beyond = int(share * everything.size)
+    slack = (everything[-1 - beyond] - everything[beyond]) / (16 * 255)
+    assert abs(low - everything[beyond]) <= slack
+    assert abs(high - everything[-1 - beyond]) <= slack
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 1000), count=st.integers(1, SLOTS + 6), guess=st.sampled_from([divisors, wrong]))
+def test_nothing_beyond_a_bound_is_forgotten(seed: int, count: int, guess: Any) -> None:
+    """Also when more was kept than will be asked for, and some of it goes again."""
+    share, windows = 0.02, [window["x"] for window in Drifting(seed, count, 1.0)]
+    probe = SmoothedTail("x", WIDTH, share, count, guess, "test")
+    seen = probe.start()
+    for values in windows:
+        (factors,) = probe.feeds(seen).values()
+        row, order = values.reshape(-1), np.argsort((values * factors).reshape(-1), kind="stable")
+        most = min(int(row.size * share * count) + 1, row.size)
+        least, greatest = order[:most], order[::-1][:most]
+        low, high = values.min((0, 1)), values.max((0, 1))
+        probe.fold(seen, [low, high, np.array(row.size), row[least], least, row[greatest], greatest])
+    for end, sign in ((0, -1), (1, 1)):
+        kept = {(int(c), float(v)) for c, v in zip(seen[f"channels{end}"], seen[f"values{end}"], strict=True)}
+        for number, values in enumerate(windows):
+            bound = seen["bound"][end, min(number, SLOTS - 1)]
+            beyond = np.argwhere(sign * values.reshape(-1, WIDTH) > bound)
+            assert all((int(c), float(sign * values.reshape(-1, WIDTH)[r, c])) in kept for r, c in beyond)
 
 
 @pytest.mark.parametrize("percentile", [99.9, 99, 75])
