@@ -8,13 +8,14 @@ from typing import Any
 
 import yaml
 
-from hubpub.card.figures import cell, counted, duration, figure, number, size
+from hubpub.card.figures import cell, duration, figure, number, size
 from hubpub.card.listen import listen
 from hubpub.card.parts import by_part
 from hubpub.card.sensitivity import shown
 from hubpub.card.tables import choices, side_by_side
 from hubpub.errors import ReleaseError
 from hubpub.manifest import Manifest
+from hubpub.report import counted
 
 MAX_CARD_BYTES = 4 << 20
 PROSE = "card"
