@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from toy import ROOT, Finished, Project, hubpub, make_project, tree
+from toy import ROOT, Finished, Project, Recorder, hubpub, make_project, tree
 
 from hubpub.build import verify_release
 from hubpub.card.figures import duration, number, size
@@ -333,3 +333,14 @@ def test_the_onnx_files_run_in_a_process_that_knows_only_the_release(finished: F
     )
     models = [finished.release / "model.onnx", finished.release / "sharded" / "model.onnx"]
     subprocess.run([sys.executable, "-c", code, *map(str, models)], check=True, cwd=tmp_path)
+
+
+def test_what_a_busy_machine_timed_is_said_at_once(copied: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the card it is tested where the card is."""
+    monkeypatch.setattr("hubpub.measure.run._others_share", lambda *_: 0.31)
+    copied.project.recipe["measure"]["whole"]["via"]["threads"] = 2
+    copied.project.save()
+    reporter = Recorder()
+    built = copied.project.build(copied.store, reporter=reporter)
+    assert built.manifest.observed.steps["runs/whole"]["others_share"] == 0.31
+    assert reporter.outcomes["runs/whole"].endswith("; other programs took 31 % of the processor while it was timed")
