@@ -271,3 +271,26 @@ def test_errors_are_ours(tmp_path: Path) -> None:
         for step in (SmoothQuantInt8(**SMALL), StaticInt8(**SMALL)):
             with pytest.raises(HubpubError):
                 apply(step, model, tmp_path, windows)
+
+
+def test_large_weights_of_a_branch_are_no_hindrance(tmp_path: Path) -> None:
+    text = """
+    g (float[n, 16] x, bool c) => (float[n, 16] y)
+    {
+      a = MatMul (x, w)
+      y = If (c) <
+        then_branch = t () => (float[n, 16] p) { p = MatMul (a, w) },
+        else_branch = e () => (float[n, 16] q) { q = Relu (a) }
+      >
+    }
+    """
+    model = graph(text, w=matrix(16, 16))
+    branch = model.graph.node[1].attribute[0].g
+    branch.initializer.append(numpy_helper.from_array(matrix(16, 64), "inner"))
+    branch.node[0].output[0] = "wide"
+    branch.node.append(helper.make_node("MatMul", ["wide", "inner"], ["wider"]))
+    branch.node.append(helper.make_node("Slice", ["wider", "from", "to", "axis"], ["p"]))
+    for name, value in (("from", 0), ("to", 16), ("axis", 1)):
+        model.graph.initializer.append(numpy_helper.from_array(np.array([value]), name))
+    facts = check(model, tmp_path, Inputs(9, 16, c=np.array(True)), layout="external")
+    assert {entry["weight"] for entry in facts["not_integer"]} == {"w", "inner"}
