@@ -168,8 +168,10 @@ class Static:
         if glob := excluded((use.node.name, use.constant.name), exclude):
             return f"excluded by {glob!r}"
         bias = self._weights.use(use.scope, use.index, 2) if has_input(use.node, 2) else None
-        if has_input(use.node, 2) and (bias is None or bias.constant.tensor.data_type != FLOAT):
-            return f"of a {use.node.op_type} with a computed bias"
+        if has_input(use.node, 2) and (
+            bias is None or bias.constant.overridable or bias.constant.tensor.data_type != FLOAT
+        ):
+            return f"of a {use.node.op_type} with a computed bias, or one that a caller may give"
         finite = self._weights.finite(use.constant) and (bias is None or self._weights.finite(bias.constant))
         return "" if finite else "not finite (NaN or infinity)"
 

@@ -68,8 +68,8 @@ class Writer:
         return self._shared[key].split("\n")
 
     def reduce(self, op_type: str, value: str) -> str:
-        """Least or greatest over the first axis."""
-        if self.opset >= 18:
+        """Least, greatest or sum over the first axis."""
+        if self.opset >= 18 or op_type == "ReduceSum":
             axes = self.constant(np.array([0], np.int64))
             return self.node(op_type, [value, axes], keepdims=0)[0]
         return self.node(op_type, [value], axes=[0], keepdims=0)[0]
@@ -96,7 +96,7 @@ class Writer:
 
 @dataclass(frozen=True)
 class Probe(ABC):
-    """A question about a value, float32 of any shape that has values.
+    """A question about a value, float32 of any shape; in some windows it may have no values.
 
     ``divide`` are divisors of each index of its last axis, applied first.
     """
@@ -114,6 +114,10 @@ class Probe(ABC):
     def feeds(self, seen: Accumulator) -> dict[str, Array]:
         """What its nodes are given with the next window, after those ``seen``: inputs that `attach` added."""
         return {}
+
+    def sound(self, given: list[Array]) -> bool:
+        """Whether the values of one window were numbers, as far as what the nodes gave tells."""
+        return all(bool(np.isfinite(array).all()) for array in given if array.dtype == np.float32)
 
     @abstractmethod
     def start(self) -> Accumulator:
@@ -141,11 +145,15 @@ class Extremes(Probe):
         return ("extremes", self.value, str(self.width), str(self.split))
 
     def attach(self, writer: Writer) -> list[tuple[str, int]]:
-        """ReduceMin and ReduceMax, and Size."""
+        """ReduceMin and ReduceMax, Size, and ReduceSum, which alone shows a NaN."""
         rows = writer.rows(self.value, -1 if self.width is None else self.width)
         size = writer.node("Size", [self.value])[0]
-        low, high = writer.reduce("ReduceMin", rows), writer.reduce("ReduceMax", rows)
-        return [(low, _FLOAT), (high, _FLOAT), (size, _INT64)]
+        low, high, total = (writer.reduce(op, rows) for op in ("ReduceMin", "ReduceMax", "ReduceSum"))
+        return [(low, _FLOAT), (high, _FLOAT), (size, _INT64), (total, _FLOAT)]
+
+    def sound(self, given: list[Array]) -> bool:
+        """See `Probe.sound`; of no values the extremes are infinite, and finite ones may have an infinite sum."""
+        return not given[2] or (super().sound(given[:2]) and not np.isnan(given[3]).any())
 
     def start(self) -> Accumulator:
         """Infinite."""
@@ -156,8 +164,9 @@ class Extremes(Probe):
     def fold(self, seen: Accumulator, given: list[Array]) -> None:
         """Lower and raise."""
         half = int(seen["windows"] >= self.split)
-        seen["low"][half] = np.minimum(seen["low"][half], given[0])
-        seen["high"][half] = np.maximum(seen["high"][half], given[1])
+        if given[2]:
+            seen["low"][half] = np.minimum(seen["low"][half], given[0])
+            seen["high"][half] = np.maximum(seen["high"][half], given[1])
         seen["count"] = seen["count"] + given[2]
         seen["windows"] = seen["windows"] + 1
 
