@@ -114,13 +114,14 @@ class Static:
                 self._means = self._observe_means(calibrated[1], folder / "means")
         for conv in convolutions:
             self._output(conv, ranges)
-        for layer in layers:
-            self._product(layer, ranges)
-        for conv in convolutions:
-            if conv.stored:
-                self._stored(conv)
+        # In the order of the graph, since what is quantized before one node is there for those behind it.
+        for each in sorted([*layers, *convolutions], key=lambda each: each.use.index):
+            if isinstance(each, Layer):
+                self._product(each, ranges)
+            elif each.stored:
+                self._stored(each)
             else:
-                self._convolution(conv, ranges)
+                self._convolution(each, ranges)
         found = {"windows": len(self._windows), "values": len(ranges), "method": params.method}
         return self._ledger, self._integers, {"calibration": {**found}}
 
