@@ -115,15 +115,16 @@ class Static:
         for conv in convolutions:
             self._output(conv, ranges)
         # In the order of the graph, since what is quantized before one node is there for those behind it.
-        for each in sorted([*layers, *convolutions], key=lambda each: each.use.index):
+        found: list[Layer | Convolution] = [*layers, *convolutions]
+        for each in sorted(found, key=lambda each: each.use.index):
             if isinstance(each, Layer):
                 self._product(each, ranges)
             elif each.stored:
                 self._stored(each)
             else:
                 self._convolution(each, ranges)
-        found = {"windows": len(self._windows), "values": len(ranges), "method": params.method}
-        return self._ledger, self._integers, {"calibration": {**found}}
+        seen = {"windows": len(self._windows), "values": len(ranges), "method": params.method}
+        return self._ledger, self._integers, {"calibration": {**seen}}
 
     def _observe_means(self, convolutions: list[Convolution], folder: Path) -> dict[str, Array]:
         """Mean of each channel of what is convolved, by name."""

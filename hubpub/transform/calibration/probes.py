@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     Accumulator = dict[str, Array]
 
-_INT64, _FLOAT = 7, 1
+_INT64, _INT32, _FLOAT = 7, 6, 1
 _END = (1 << 63) - 1
 
 MIN_OPSET = 13
@@ -235,7 +235,7 @@ class Tail(Scaled):
 class Histogram(Scaled):
     """How many values lie in each of ``bins`` equal parts of ``low`` to ``high``; what is outside goes to the ends.
 
-    Accumulates ``counts``, int64 ``[bins]``. Needs opset 16, and less than 2^24 values of a window in a part.
+    Accumulates ``counts``, int64 ``[bins]``. Needs opset 16.
     """
 
     low: float = 0.0
@@ -257,10 +257,11 @@ class Histogram(Scaled):
         zero = writer.constant(np.array(0, np.float32))
         part = writer.node("Clip", [offset, zero, last])[0]
         indices = writer.node("Cast", [part], to=_INT64)[0]
-        ones = writer.node("Add", [writer.node("Mul", [part, zero])[0], writer.constant(np.array(1, np.float32))])[0]
-        empty = writer.constant(np.zeros(self.bins, np.float32))
+        one = writer.constant(np.array([1], np.int32))  # float32 cannot count past 2^24
+        ones = writer.node("Expand", [one, writer.node("Shape", [row])[0]])[0]
+        empty = writer.constant(np.zeros(self.bins, np.int32))
         counts = writer.node("ScatterElements", [empty, indices, ones], axis=0, reduction="add")[0]
-        return [(counts, _FLOAT)]
+        return [(counts, _INT32)]
 
     def start(self) -> Accumulator:
         """No counts."""
@@ -268,7 +269,7 @@ class Histogram(Scaled):
 
     def fold(self, seen: Accumulator, given: list[Array]) -> None:
         """Add up."""
-        seen["counts"] = seen["counts"] + np.rint(given[0]).astype(np.int64)
+        seen["counts"] = seen["counts"] + given[0]
 
 
 @dataclass(frozen=True)
