@@ -150,6 +150,13 @@ class _Run:
     def take(self, session: Any, window: Mapping[str, Array], digest: str, where: str) -> None:
         """Run one window and save the state."""
         names = [name for group in self._outputs for name in group]
+        for name, array in window.items():
+            if np.issubdtype(array.dtype, np.floating) and np.isnan(array).any():
+                raise StepError(
+                    f"the input {name!r} is NaN in window {len(self.done) + 1}",
+                    where=where,
+                    fix="give windows of numbers",
+                )
         fed = dict(window)
         for probe, seen in zip(self._probes, self.seen, strict=True):
             fed.update(probe.feeds(seen))
