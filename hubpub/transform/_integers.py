@@ -88,7 +88,7 @@ def rewrite_file(
     was_sound = not unsound(file)
     with Scratch(target) as scratch:
         weights = Weights(file, scratch, where)
-        weights.refuse_quantized()
+        weights.refuse_quantized(rest=False)
         widened = None
         if is_narrow(file):
             widened = widen(file, scratch, where)

@@ -350,15 +350,21 @@ def test_a_window_may_be_empty_where_a_layer_is(step: Any, opset: int, tmp_path:
 
 def test_a_nan_in_one_window_is_named(tmp_path: Path) -> None:
     class OneNan(Inputs):
+        _bad = -1.0
+
         def __iter__(self) -> Iterator[Mapping[str, Array]]:
             for number, window in enumerate(super().__iter__()):
-                window["x"][5, 3] = np.nan if number == 2 else 0
-                yield window
+                x = np.abs(window["x"])
+                x[5, 3] = self._bad if number == 2 else 0
+                yield {"x": x}
 
-    model = graph("g (float[n, 16] x) => (float[n, 16] y) { y = MatMul (x, w) }", w=matrix(16, 16))
+    model = graph("g (float[n, 16] x) => (float[n, 16] y) { r = Sqrt (x) y = MatMul (r, w) }", w=matrix(16, 16))
     for method in get_args(Method):
-        with pytest.raises(StepError, match="'x' is NaN or infinite in window 3; exclude"):
+        with pytest.raises(StepError, match="'r' is NaN or infinite in window 3; exclude"):
             apply(StaticInt8(method=method, **SMALL), model, tmp_path, OneNan(9, 16))
+    OneNan._bad = np.nan
+    with pytest.raises(StepError, match="input 'x' is NaN in window 3; leave out"):
+        apply(StaticInt8(**SMALL), model, tmp_path, OneNan(9, 16))
 
 
 def test_what_is_spread_by_an_addition_is_not_folded_into(tmp_path: Path) -> None:
@@ -382,3 +388,10 @@ def test_what_is_spread_by_an_addition_is_not_folded_into(tmp_path: Path) -> Non
         "w": matrix(16, 16),
     }
     check(graph(text, **given), tmp_path, Inputs(9, 64))
+
+
+def test_a_quantized_model_is_refused_with_what_can_be_done(tmp_path: Path) -> None:
+    model = graph("g (float[n, 16] x) => (float[n, 16] y) { y = MatMul (x, w) }", w=matrix(16, 16))
+    target, _ = apply(StaticInt8(**SMALL), model, tmp_path, Inputs(9, 16))
+    with pytest.raises(StepError, match=r"is quantized already .*; start from the float model$"):
+        apply(SmoothQuantInt8(**SMALL), onnx.load(target), tmp_path / "again", Inputs(9, 16))
