@@ -17,7 +17,7 @@ from hubpub.build.decide import files_at
 from hubpub.build.dropin import drop_in_record
 from hubpub.build.plan import Plan
 from hubpub.build.records import audio_kept, lines_kept
-from hubpub.build.run import Done
+from hubpub.build.run import Done, sidecars
 from hubpub.build.script import ScriptTask
 from hubpub.build.task import Task, distribution_version
 from hubpub.build.tasks import MEASUREMENTS, OBSERVED, CalibratedTask, ClientTask, CorpusTask, MetricsTask, marked
@@ -172,8 +172,9 @@ def assemble(
 ) -> Manifest:
     """Write the whole release into the empty ``folder``, the manifest last; ``rebuild`` as by `rebuild_files`."""
     files = release_files(plan, done)
+    beside = {each for path in files if path.endswith(".onnx") for each in sidecars(path, files)}
     for path, file in files.items():
-        store.place(file.digest, folder / path)
+        store.place(file.digest, folder / path, link=path not in beside)  # onnx.load refuses data with several links
     records: dict[str, Digest] = {}
     for path, content in rebuild.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)

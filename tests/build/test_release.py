@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import yaml
 from toy import ROOT, Finished, Project, hubpub, make_project, tree
@@ -52,6 +53,11 @@ def test_the_release_holds_what_the_recipe_names_and_nothing_else(finished: Fini
         assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
     assert [path.name for path in finished.release.parent.iterdir()].count("toy") == 1
     assert not [path for path in finished.release.parent.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_data_files_are_the_releases_own(finished: Finished) -> None:
+    """`onnx.load` refuses them where they have several names, as a link into the store would be."""
+    assert onnx.load(finished.release / "sharded" / "model.onnx").graph.initializer
 
 
 def test_the_manifest_tells_the_truth_about_every_file(finished: Finished) -> None:
