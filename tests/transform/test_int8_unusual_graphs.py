@@ -357,7 +357,7 @@ def test_a_nan_in_one_window_is_named(tmp_path: Path) -> None:
 
     model = graph("g (float[n, 16] x) => (float[n, 16] y) { y = MatMul (x, w) }", w=matrix(16, 16))
     for method in get_args(Method):
-        with pytest.raises(StepError, match="the input 'x' is NaN in window 3"):
+        with pytest.raises(StepError, match="input 'x' is NaN in window 3; leave out"):
             apply(StaticInt8(method=method, **SMALL), model, tmp_path, OneNan(9, 16))
 
 
@@ -382,3 +382,10 @@ def test_what_is_spread_by_an_addition_is_not_folded_into(tmp_path: Path) -> Non
         "w": matrix(16, 16),
     }
     check(graph(text, **given), tmp_path, Inputs(9, 64))
+
+
+def test_a_quantized_model_is_refused_with_what_can_be_done(tmp_path: Path) -> None:
+    model = graph("g (float[n, 16] x) => (float[n, 16] y) { y = MatMul (x, w) }", w=matrix(16, 16))
+    target, _ = apply(StaticInt8(**SMALL), model, tmp_path, Inputs(9, 16))
+    with pytest.raises(StepError, match=r"is quantized already .*; start from the float model$"):
+        apply(SmoothQuantInt8(**SMALL), onnx.load(target), tmp_path / "again", Inputs(9, 16))

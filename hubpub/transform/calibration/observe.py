@@ -150,14 +150,14 @@ class _Run:
     def take(self, session: Any, window: Mapping[str, Array], digest: str, where: str) -> None:
         """Run one window and save the state."""
         names = [name for group in self._outputs for name in group]
-        for name, array in window.items():
-            if np.issubdtype(array.dtype, np.floating) and np.isnan(array).any():
-                raise StepError(
-                    f"the input {name!r} is NaN in window {len(self.done) + 1}",
-                    where=where,
-                    fix="give windows of numbers",
-                )
         fed = dict(window)
+        for name, array in fed.items():
+            if array.dtype.kind == "f" and np.isnan(array).any():
+                raise StepError(
+                    f"input {name!r} is NaN in window {len(self.done) + 1}",
+                    where=where,
+                    fix="leave out audio that is too short, or that its features cannot be computed of",
+                )
         for probe, seen in zip(self._probes, self.seen, strict=True):
             fed.update(probe.feeds(seen))
         try:
