@@ -105,15 +105,17 @@ class Static:
                 self._means = self._observe_means(calibrated[1], folder / "means")
         for conv in convolutions:
             self._output(conv, ranges)
-        for layer in layers:
-            self._product(layer, ranges)
-        for conv in convolutions:
-            if conv.stored:
-                self._stored(conv)
+        # In the order of the graph, since what is quantized before one node is there for those behind it.
+        found: list[Layer | Convolution] = [*layers, *convolutions]
+        for each in sorted(found, key=lambda each: each.use.index):
+            if isinstance(each, Layer):
+                self._product(each, ranges)
+            elif each.stored:
+                self._stored(each)
             else:
-                self._convolution(conv, ranges)
-        found = {"windows": len(self._call.windows), "values": len(ranges), "method": params.method}
-        return self._ledger, self._integers, {"calibration": {**found}}
+                self._convolution(each, ranges)
+        seen = {"windows": len(self._call.windows), "values": len(ranges), "method": params.method}
+        return self._ledger, self._integers, {"calibration": {**seen}}
 
     def _observe_means(self, convolutions: list[Convolution], folder: Path) -> dict[str, Array]:
         """Mean of each channel of what is convolved, by name."""
@@ -159,8 +161,10 @@ class Static:
         if glob := excluded((use.node.name, use.constant.name), exclude):
             return f"excluded by {glob!r}"
         bias = self._weights.use(use.scope, use.index, 2) if has_input(use.node, 2) else None
-        if has_input(use.node, 2) and (bias is None or bias.constant.tensor.data_type != FLOAT):
-            return f"of a {use.node.op_type} with a computed bias"
+        if has_input(use.node, 2) and (
+            bias is None or bias.constant.overridable or bias.constant.tensor.data_type != FLOAT
+        ):
+            return f"of a {use.node.op_type} with a computed bias, or one that a caller may give"
         finite = self._weights.finite(use.constant) and (bias is None or self._weights.finite(bias.constant))
         return "" if finite else "not finite (NaN or infinity)"
 

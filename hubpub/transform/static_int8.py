@@ -32,7 +32,7 @@ class StaticInt8(CalibratedInt8):
     ``calibration`` (windows, values, method).
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     transform: Literal["static_int8"] = "static_int8"
     op_types: tuple[StaticOp, ...] = Field(
