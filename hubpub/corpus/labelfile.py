@@ -13,7 +13,8 @@ from hubpub.errors import AudioError
 MAX_BYTES = 64 << 20
 MAX_SECONDS = 24 * 3600.0
 AUDIO_SUFFIXES = frozenset(
-    f".{each}" for each in ("wav", "flac", "ogg", "oga", "opus", "mp3", "m4a", "aif", "aiff", "sph", "au", "w64")
+    f".{each}"
+    for each in "wav flac ogg oga opus mp3 mp4 m4a aac webm aif aiff aifc caf sph au snd voc w64 rf64".split()
 )
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]{1,3})?|\.[0-9]+", re.ASCII)
 

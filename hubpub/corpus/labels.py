@@ -42,7 +42,7 @@ class LabelFiles:
         """
         suffix = PurePosixPath(reference).suffix.lower()
         if suffix in TABLES:
-            return self._once(reference, read_table).text(audio)
+            return self._once(reference, read_table).text(audio, name)
         if suffix != ".stm":
             text = " ".join(self._once(reference, read_label_text).split())
             if not text:

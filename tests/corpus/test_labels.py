@@ -75,6 +75,9 @@ def test_tables_give_back_what_was_written(
         ("x.csv", "path,text\n,b\n", "s/x.csv:2: 'path' is missing or no text"),
         ("x.csv", "path,text\na/a.wav,b\nb/a.wav,c\n", "s/x.csv: lines 2 and 3 give different texts for a.wav"),
         ("x.csv", b"\xff\xfe", "s/x.csv: it is not UTF-8 text"),
+        ("x.csv", "path,text,text\na.wav,b,c\n", "s/x.csv:1: has two columns 'text'"),
+        ("x.jsonl", '{"path": "a.wav", "text": "\\ud800"}\n', "s/x.jsonl:1: 'text' holds half a character"),
+        ("X.JSONL", '{"path"\n', "s/X.JSONL:1: is no JSON"),
         ("x.jsonl", '{"path": "a.wav", "text": "b"}\n{"path"\n', "s/x.jsonl:2: is no JSON"),
         ("x.jsonl", "[1]\n", "s/x.jsonl:1: is no JSON object"),
         ("x.jsonl", '{"path": "a.wav", "text": null}\n', "s/x.jsonl:1: 'text' is missing or no text"),
@@ -102,6 +105,24 @@ def test_folders_tell_files_of_one_name_apart(write: Write) -> None:
 def test_paths_of_another_machine_are_matched_by_name(write: Write) -> None:
     files = write("x.jsonl", '{"audio_filepath": "/home/ann/wav/1.wav", "text": "one"}\n')
     assert files.text("s/x.jsonl", "src/data/1.wav", "1", 0, 1) == "one"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("x.csv", "path,text,,\r\n  \r\n,,,\r\na.wav,one,,\r\n", "one"),  # as spreadsheets leave them
+        ("X.TSV", "path\ttext\na.wav\tone\n", "one"),
+        ("x.jsonl", '{"audio": "C:\\\\wav\\\\a.wav", "text": "one"}\n', "one"),
+        ("x.csv", "id,text\nclip 7,one\n", "one"),
+        # Common Voice's quotes are quotes, at the beginning of a sentence too
+        ("x.tsv", 'path\tsentence\na.mp3\t"One", he said.\n', '"One", he said.'),
+        ("x.tsv", 'path\tsentence\na.mp3\t"One\nb.mp3\ttwo"\n', '"One'),
+        ("x.tsv", 'path\tsentence\nb.mp3\t"\na.mp3\t"""One"" and two"\n', '"One" and two'),
+        ("x.tsv", 'path\tsentence\na.mp3\t"one\ntwo"\n', "one two"),
+    ],
+)  # fmt: skip
+def test_tables_as_they_are_found(write: Write, name: str, content: str, text: str) -> None:
+    assert write(name, content).text(f"s/{name}", "src/c/a.wav", "clip 7", 0, 1) == text
 
 
 STM = """;; a comment
@@ -188,6 +209,11 @@ def test_bad_turns_are_told_in_one_line(write: Write, content: str, line: str) -
     with pytest.raises(AudioError) as caught:
         write("x.rttm", content).turns("s/x.rttm", "src/trñ00.wav", "trñ00", 0, 5)
     assert str(caught.value).startswith(line)
+
+
+def test_a_turn_of_no_length_is_no_speech(write: Write) -> None:
+    line = "SPEAKER a 1 1.5 0 <NA> <NA> Ann <NA> <NA>\n"
+    assert write("x.rttm", line).turns("s/x.rttm", "src/a.caf", "b", 0, 5) == ()
 
 
 def test_uem_parts_are_joined_and_cut(write: Write) -> None:
