@@ -57,6 +57,8 @@ def prepare(spec: CorpusSpec, files: Mapping[str, Path], out_dir: Path) -> Corpu
         if spec.sample is not None:
             parts = choose(parts, spec.sample)
         if not parts:
+            if spec.windows is None:
+                raise AudioError("the datasets have no rows", where=spec.datasets[0].files[0])
             raise AudioError("no clip is as long as a window", fix="cut shorter windows")
         targets = [out_dir / f"{number:05}.npy" for number in range(len(parts))]
         clips = [
@@ -182,16 +184,19 @@ def _file_sha256(path: Path, reference: str) -> str:
 
 def _refuse_same_names(clips: Sequence[ClipSpec]) -> None:
     """The recipe's own clips were told apart when it was read; rows are known only now."""
-    first: dict[str, str] = {}
+    first: dict[str, ClipSpec] = {}
     for clip in clips:
-        if (other := first.setdefault(clip.name.casefold(), clip.audio)) != clip.audio:
-            raise AudioError(f"{other} and {clip.audio} are both called {clip.name}", fix="name another id column")
+        if (other := first.setdefault(clip.name.casefold(), clip)) is not clip:
+            if other.audio == clip.audio:
+                raise AudioError(f"{clip.audio} is there twice, so it would count twice", fix="name its file once")
+            what = f"{other.audio} and {clip.audio} are both called {clip.name}"
+            raise AudioError(what, fix="name another id column")
 
 
 def _refuse_repeats(clips: list[Clip]) -> None:
-    first: dict[str, str] = {}
+    first: dict[str, Clip] = {}
     for clip in clips:
-        if (other := first.setdefault(clip.samples_sha256, clip.id)) != clip.id:
+        if (other := first.setdefault(clip.samples_sha256, clip)) is not clip:
             raise OverlapError(
-                f"clips {other} and {clip.id} are the same samples, so they would count twice", fix="remove one"
+                f"clips {other.id} and {clip.id} are the same samples, so they would count twice", fix="remove one"
             )

@@ -278,7 +278,7 @@ class CorpusSpec(BaseModel):
             if self.windows is not None and (clip.text is not None or self.labels(clip).text_from is not None):
                 report(index, "text", f"nobody knows which words of {clip.name} fall into which window; leave them out")
         for index, dataset in enumerate(self.datasets):
-            for field, why in self._undocumented(dataset):
+            for field, why in self._faults_of(dataset):
                 error = PydanticCustomError("clip", "{message}", {"message": why})
                 problems.append(InitErrorDetails(type=error, loc=("datasets", index, field), input=None))
         if problems:
@@ -291,10 +291,13 @@ class CorpusSpec(BaseModel):
             raise PydanticCustomError("sealed", "only a corpus for evaluation can be sealed")
         return self
 
-    def _undocumented(self, dataset: DatasetSpec) -> Iterator[tuple[str, str]]:
+    def _faults_of(self, dataset: DatasetSpec) -> Iterator[tuple[str, str]]:
         for field in ("source", "license"):
             if not (getattr(dataset, field) or getattr(self.defaults, field)):
                 yield field, f"{dataset.files[0]} has no {field}, and the defaults of its corpus give none"
+        if self.windows is not None and dataset.columns.text is not None:
+            why = f"nobody knows which words of {dataset.files[0]} fall into which window; leave columns.text out"
+            yield "columns", why
         group = self.sample.balance if self.sample else None
         if group in ("speaker", "language"):
             known = (getattr(dataset.columns, group), getattr(dataset, group), getattr(self.defaults, group))

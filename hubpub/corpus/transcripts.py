@@ -88,7 +88,7 @@ def read_table(path: Path, where: str) -> Table:
             if not isinstance(cell, str) or not (cell.strip() or column == columns[1]):
                 raise AudioError(f"{column!r} is missing or no text", where=f"{where}:{line}")
             if any("\ud800" <= char <= "\udfff" for char in cell):  # JSON can escape what no file can hold
-                raise AudioError(f"{column!r} holds half a character", where=f"{where}:{line}", fix="correct the escape")
+                raise AudioError(f"{column!r} holds half a character", where=f"{where}:{line}")
         file = str(cells[0]).strip().replace("\\", "/")  # of a manifest that was written on Windows
         found.append(Row(file, " ".join(str(cells[1]).split()), line))
     return Table(where, found)
@@ -120,7 +120,7 @@ def _csv_rows(text: str, where: str) -> Iterator[tuple[int, dict[str, object]]]:
 
 
 def _cells(text: str, where: str) -> Iterator[tuple[int, list[str]]]:
-    """Number and cells of each line. In a TSV, a quote may be just that, as in Common Voice's: there it ends nothing."""
+    """Number and cells of each line. In a TSV, a quote may be just that, as in Common Voice's."""
     tabs = where.lower().endswith(".tsv")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",", strict=True)
     lines: list[tuple[int, list[str]]] = []
