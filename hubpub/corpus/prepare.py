@@ -45,12 +45,21 @@ def prepare(spec: CorpusSpec, files: Mapping[str, Path], out_dir: Path) -> Corpu
         return _write(Corpus(role=spec.role, sealed=spec.sealed, clips=_prompts(spec)), out_dir)
     with tempfile.TemporaryDirectory(dir=out_dir.parent) as spool:
         given, found = [*spec.clips], dict(files)
+        names = {clip.name.casefold() for clip in given}
+        rows: set[str] = set()
         for number, dataset in enumerate(spec.datasets):
             folder = Path(spool, str(number))
             folder.mkdir()
             for row in read_rows(dataset, files, folder):
-                given.append(row.clip)
-                found[row.clip.audio] = row.audio
+                clip = row.clip
+                if clip.audio in rows:
+                    raise AudioError(f"{clip.audio} is there twice, so it would count twice", fix="name its file once")
+                if dataset.columns.id is None and clip.name.casefold() in names:  # each dataset counts its rows from 0
+                    clip = clip.model_copy(update={"id": f"{clip.name}.{number + 1}"})
+                rows.add(clip.audio)
+                names.add(clip.name.casefold())
+                given.append(clip)
+                found[clip.audio] = row.audio
         _refuse_same_names(given)
         recordings, labels = _Recordings(found), LabelFiles(files)
         parts = [part for index, clip in enumerate(given) for part in _parts(spec, index, clip, recordings)]
@@ -187,8 +196,6 @@ def _refuse_same_names(clips: Sequence[ClipSpec]) -> None:
     first: dict[str, ClipSpec] = {}
     for clip in clips:
         if (other := first.setdefault(clip.name.casefold(), clip)) is not clip:
-            if other.audio == clip.audio:
-                raise AudioError(f"{clip.audio} is there twice, so it would count twice", fix="name its file once")
             what = f"{other.audio} and {clip.audio} are both called {clip.name}"
             raise AudioError(what, fix="name another id column")
 

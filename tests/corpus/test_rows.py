@@ -160,6 +160,16 @@ def test_no_row_counts_twice(files: dict[str, Path], tmp_path: Path) -> None:
 
 
 @needs_datasets
+def test_datasets_whose_files_are_all_called_the_same(files: dict[str, Path], tmp_path: Path) -> None:
+    for number, shard in enumerate(SHARDS):
+        write_parquet(files[shard], [{"audio": {"bytes": encoded(2 * number + i), "path": None}} for i in (0, 1)])
+    one, other = (spec(shard) for shard in SHARDS)
+    both = one.model_copy(update={"datasets": one.datasets + other.datasets})
+    ids = [clip.id for clip in prepare(both, files, tmp_path / "a").clips]
+    assert ids == ["row-00000", "row-00001", "row-00000.2", "row-00001.2"]
+
+
+@needs_datasets
 def test_shards_without_rows_are_passed_over(files: dict[str, Path], tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
