@@ -20,7 +20,7 @@ from hubpub.errors import AudioError, OverlapError
 if TYPE_CHECKING:
     from hubpub.corpus.audio import Decoded
 
-VERSION = 2
+VERSION = 3
 """Raise it when the same recordings give other samples."""
 LIBRARIES = ("numpy", "soundfile", "soxr")
 """Distributions whose versions decide the bytes."""
@@ -163,6 +163,7 @@ def _prepare_clip(
         rate=MODEL_RATE,
         seconds=len(native) / decoded.rate,
         text=clip.text if named.text_from is None else labels.text(named.text_from, *place),
+        spoken=None if named.text_from is None else labels.spoken(named.text_from, *place),
         turns=None if named.turns_from is None else labels.turns(named.turns_from, *place),
         scored=None if named.scored_from is None else labels.scored(named.scored_from, *place),
         provenance=spec.provenance(clip),

@@ -311,6 +311,15 @@ class CorpusSpec(BaseModel):
         return bool(self.prompts) or named or any(dataset.columns.text is not None for dataset in self.datasets)
 
     @property
+    def tells_when(self) -> bool:
+        """Whether every transcript says when it is said: by an .stm file, or by the place of a clip in a long one."""
+        if self.stitch is not None:
+            return True
+        texts = [name for clip in self.clips if (name := self.labels(clip).text_from) is not None]
+        plain = any(clip.text is not None for clip in self.clips) or any(each.columns.text for each in self.datasets)
+        return not plain and bool(texts) and all(PurePosixPath(each).suffix.lower() == ".stm" for each in texts)
+
+    @property
     def has_turns(self) -> bool:
         """Whether something says who speaks when in any clip."""
         return any(self.labels(clip).turns_from is not None for clip in self.clips)

@@ -13,7 +13,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hubpub.corpus.corpus import Corpus, Turn
+from hubpub.corpus.corpus import Corpus, Spoken, Turn
 from hubpub.corpus.labels import LabelFiles
 from hubpub.corpus.prepare import prepare
 from hubpub.corpus.spec import CorpusSpec
@@ -144,6 +144,17 @@ def test_stm_gives_texts_and_turns_of_the_part(write: Write) -> None:
     )
 
 
+def test_stm_tells_when_it_is_said(write: Write) -> None:
+    files = write("x.stm", STM)
+    said = files.spoken("s/x.stm", "src/a.wav", "a", 0.5, 10)
+    assert said == (
+        Spoken(start=0, end=1.5, text="hello there"),
+        Spoken(start=1, end=2.5, text="hi"),
+        Spoken(start=5.5, end=6.75, text="bye"),
+    )
+    assert write("x.lab", "hello").spoken("s/x.lab", "src/a.wav", "a", 0, 1) is None
+
+
 TURNS = st.lists(
     st.tuples(
         NAMES, st.floats(0, 3600).map(lambda x: round(x, 3)), st.floats(0.001, 100).map(lambda x: round(x, 3)), NAMES
@@ -252,10 +263,19 @@ def test_clips_carry_their_labels(meeting: dict[str, Path], tmp_path: Path) -> N
     corpus = prepare(spec, meeting, tmp_path / "out")
     whole, part = corpus.clips
     assert (whole.text, part.text) == ("hello there hi bye", "other words")
+    assert part.spoken is None
+    assert whole.spoken is not None
+    assert [(each.start, each.text) for each in whole.spoken] == [(0.5, "hello there"), (1.5, "hi"), (6, "bye")]
     assert whole.turns == (Turn(start=1, end=3, speaker="Ann"), Turn(start=2, end=9, speaker="Bo"))
     assert part.turns == (Turn(start=0, end=4, speaker="Bo"),)
     assert (whole.scored, part.scored) == (((0, 8),), ((0, 3),))
     assert Corpus.load(tmp_path / "out") == corpus
+    long = prepare(
+        CorpusSpec.model_validate({**fields, "clips": clips, "stitch": {"seconds": 60}}), meeting, tmp_path / "l"
+    )
+    (joined,) = long.recorded
+    assert joined.spoken is not None
+    assert [(each.start, each.text) for each in joined.spoken][2:] == [(6, "bye"), (10.5, "other words")]
     without = Corpus(role="evaluation", clips=tuple(clip.model_copy(update={"turns": None}) for clip in corpus.clips))
     assert without.digest != corpus.digest
 
