@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from hubpub.corpus.containers import read_mpeg, read_ogg
+from hubpub.corpus.containers import read_mpeg, read_ogg, read_sphere
 from hubpub.errors import AudioError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ MAX_CLIP_SECONDS = 2 * 3600.0
 _BLOCK = 1 << 18  # frames decoded at a time
 _MP3_SLACK = 3 * 1152  # two MPEG frames of delay and padding, and a rest of one
 _MP3_PADDING = 9 * 1152  # the most that a header can tell a decoder to drop, and a frame
+_UNTOLD = (1 << 63) - 1  # what libsndfile gives where a FLAC was streamed into a pipe
 _UNKNOWN_LENGTH = range(0x7FFF_F000, 0x1_0000_0000)  # what programs write that stream a WAV into a pipe
 
 
@@ -69,12 +70,12 @@ def decode(path: Path, crop: tuple[float, float] | None = None) -> Decoded:
     Raises:
         AudioError: not audio, truncated, empty, NaN or infinite samples, a crop that leaves the file, too long.
     """
-    import soundfile
-
     where = str(path)
     try:
-        with soundfile.SoundFile(path) as file:
+        with _opened(path) as file:
             rate, announced = int(file.samplerate), int(file.frames)
+            if announced == _UNTOLD:
+                announced = _counted(path)
             if rate <= 0 or announced / rate > MAX_FILE_SECONDS:
                 raise AudioError(f"it is longer than {MAX_FILE_SECONDS / 3600:g} h", where=where, fix="split the file")
             start, stop = _frames(crop, rate, announced, where)
@@ -136,6 +137,26 @@ class SampleDigest:
         return self._sha256.hexdigest()
 
 
+def _opened(path: Path) -> soundfile.SoundFile:
+    """A file that is read from start to end: libsndfile cannot seek in a FLAC that does not tell its length."""
+    import soundfile
+
+    class Forward(soundfile.SoundFile):  # type: ignore[misc]
+        def seekable(self) -> bool:
+            return False
+
+    return Forward(path)
+
+
+def _counted(path: Path) -> int:
+    """Frames of a file that does not tell; a few more than are allowed where there are too many."""
+    with _opened(path) as file:
+        most, frames = MAX_FILE_SECONDS * file.samplerate, 0
+        while frames <= most and (count := len(file.read(_BLOCK, dtype="float32"))):
+            frames += count
+    return frames
+
+
 _REPLACE = "fetch the file again, or convert it to WAV or FLAC"
 
 
@@ -181,6 +202,8 @@ def _is_truncated(path: Path, file: soundfile.SoundFile, announced: int, read: i
         ogg = read_ogg(path)
         truncated = read < announced or not ogg.whole
         unread = "another stream after the first, which is not read" if ogg.chained else None
+    elif file.format == "NIST":
+        truncated = read < read_sphere(path)
     else:
         truncated = read < announced or _cut_short(file.extra_info)
     if unread is not None:

@@ -1,8 +1,9 @@
-"""What MP3 and Ogg files hold by their own account: libsndfile stops early in some of them, and says nothing."""
+"""What MP3, Ogg and NIST files hold by their own account: libsndfile stops early in some of them, and says nothing."""
 
 from __future__ import annotations
 
 import mmap
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +82,13 @@ def read_ogg(path: Path) -> Ogg:
             begun |= not starts
             at = data.find(b"OggS", end)
     return Ogg(whole, chained)
+
+
+def read_sphere(path: Path) -> int:
+    """The samples per channel that the header announces; 0 where it does not."""
+    with path.open("rb") as file:
+        found = re.search(rb"^sample_count -i (\d{1,18})$", file.read(1024), re.MULTILINE)
+    return int(found[1]) if found else 0
 
 
 _TAGS = (b"TAG", b"APE", b"ID3", b"LYR")

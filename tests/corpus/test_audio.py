@@ -107,7 +107,7 @@ def test_resampling_keeps_a_tone_and_drops_what_16_khz_cannot_hold(rate: int) ->
     ("name", "subtype"),
     [("a.wav", "PCM_16"), ("a.wav", "PCM_24"), ("a.wav", "FLOAT"), ("a.wav", "ULAW"), ("a.flac", "PCM_16"),
      ("a.ogg", "VORBIS"), ("a.mp3", "MPEG_LAYER_III"), ("a.aiff", "PCM_16"), ("a.w64", "PCM_16"),
-     ("a.rf64", "PCM_16"), ("a.au", "PCM_16")],
+     ("a.rf64", "PCM_16"), ("a.au", "PCM_16"), ("a.nist", "PCM_16")],
 )  # fmt: skip
 def test_truncated_files_are_refused(tmp_path: Path, name: str, subtype: str) -> None:
     path = tmp_path / name
@@ -192,6 +192,21 @@ def test_a_streamed_wav_that_does_not_know_its_length_is_read(tmp_path: Path, le
     data[at + 4 : at + 8] = struct.pack("<I", length)
     path.write_bytes(data)
     assert len(decode(path).samples) == RATE
+
+
+def test_a_streamed_flac_that_does_not_tell_its_length_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    soundfile.write(path, tone(40.0), RATE)
+    whole = decode(path)
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0  # the length has 36 bits, and a digest follows
+    data[22:42] = bytes(20)
+    path.write_bytes(data)
+    assert decode(path).samples_sha256 == whole.samples_sha256
+    assert len(decode(path, (1, 39.5)).samples) == 38.5 * RATE
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(AudioError, match="it cannot be decoded"):
+        decode(path)
 
 
 @pytest.mark.parametrize(
