@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -122,12 +124,18 @@ def _deltas(old: Measured, new: Measured, run: str, before: RunResult, after: Ru
     for options in new.metrics.get(run, []):
         if options not in old.metrics.get(run, []):
             continue
-        metric = _METRIC.validate_python({**options, **({"strata": []} if options.get("strata") else {})})
-        if metric.deltas and _can(metric, before) and _can(metric, after):
-            try:
-                yield from (each for each in metric.measure(after, corpus, before) if each.against is not None)
-            except MeasureError:
-                continue  # nothing to count in, or no timings: the figures stand without a paired difference
+        for strata in _strata(options):
+            metric = _METRIC.validate_python({**options, **strata})
+            if metric.deltas and _can(metric, before) and _can(metric, after):
+                with suppress(MeasureError):  # nothing to count in, or no timings: then there is no paired difference
+                    yield from (each for each in metric.measure(after, corpus, before) if each.against is not None)
+                    break
+
+
+def _strata(options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The parts of the corpus; where sections cannot be told from the two alone, the other ones."""
+    asked = options.get("strata") or []
+    return [{"strata": asked}, {"strata": [each for each in asked if each != "section"]}] if asked else [{}]
 
 
 def _can(metric: Metric, result: RunResult) -> bool:
@@ -140,7 +148,7 @@ def _can(metric: Metric, result: RunResult) -> bool:
 def _disagreement(new: Measured, run: str, before: RunResult, after: RunResult) -> list[Measurement]:
     """How far the transcripts differ, those of the first being taken for the truth."""
     corpus = new.corpus(run)
-    if corpus is None or not all(each.text for each in before.utterances):
+    if corpus is None or any(each.text is None for each in before.utterances):
         return []
     try:
         return Disagreement(metric="disagreement", per_clip=False).measure(after, corpus, before)

@@ -116,6 +116,6 @@ def _check(manifest: Manifest, recipe: Path, where: str) -> str:
         raise ReleaseError(
             f"cannot be built from itself: it was made from local folders, which no release holds: {', '.join(local)}",
             where=where,
-            fix="build its recipe where these folders are",
+            fix="use its recipe where these folders are: `hubpub build RECIPE`, or `hubpub eval … --recipe RECIPE`",
         )
     return loaded.name

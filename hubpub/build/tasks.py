@@ -123,7 +123,7 @@ class DisjointTask(Task):
 
     kind: ClassVar[str] = "disjointness"
     reads_sealed = True
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     libraries = ("numpy",)
 
     def identity(self) -> dict[str, Any]:

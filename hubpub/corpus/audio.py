@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from hubpub.corpus.containers import read_mpeg, read_ogg, read_sphere
 from hubpub.errors import AudioError
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ MAX_CLIP_SECONDS = 2 * 3600.0
 
 _BLOCK = 1 << 18  # frames decoded at a time
 _MP3_SLACK = 3 * 1152  # two MPEG frames of delay and padding, and a rest of one
+_MP3_PADDING = 9 * 1152  # the most that a header can tell a decoder to drop, and a frame
+_UNTOLD = (1 << 63) - 1  # what libsndfile gives where a FLAC was streamed into a pipe
 _UNKNOWN_LENGTH = range(0x7FFF_F000, 0x1_0000_0000)  # what programs write that stream a WAV into a pipe
 
 
@@ -67,12 +70,12 @@ def decode(path: Path, crop: tuple[float, float] | None = None) -> Decoded:
     Raises:
         AudioError: not audio, truncated, empty, NaN or infinite samples, a crop that leaves the file, too long.
     """
-    import soundfile
-
     where = str(path)
     try:
-        with soundfile.SoundFile(path) as file:
+        with _opened(path) as file:
             rate, announced = int(file.samplerate), int(file.frames)
+            if announced == _UNTOLD:
+                announced = _counted(path)
             if rate <= 0 or announced / rate > MAX_FILE_SECONDS:
                 raise AudioError(f"it is longer than {MAX_FILE_SECONDS / 3600:g} h", where=where, fix="split the file")
             start, stop = _frames(crop, rate, announced, where)
@@ -81,16 +84,16 @@ def decode(path: Path, crop: tuple[float, float] | None = None) -> Decoded:
                 whole.update(block)
                 parts.append(block[max(start - read, 0) : max(stop - read, 0)].copy())
                 read += len(block)
-            # An MP3's announced length includes the encoder's delay and padding, which the decoder drops.
-            slack = _MP3_SLACK if file.format in ("MP3", "MPEG") else 0
-            truncated = read + slack < announced or _cut_short(file.extra_info)
+            truncated = _is_truncated(path, file, announced, read)
+            if crop is not None and stop > read + _MP3_SLACK:  # the length was a guess
+                _frames(crop, rate, read, where)
             stop = min(stop, read)
     except (RuntimeError, TypeError) as error:  # TypeError: a headerless .raw file
         reason = str(error).replace(f"Error opening {where!r}: ", "").strip() or "the decoder gave up"
         raise AudioError(f"it cannot be decoded ({reason})", where=where, fix=_REPLACE) from error
     except OSError as error:
         raise AudioError(f"it cannot be read ({error.strerror or error})", where=where) from error
-    if truncated or (path.suffix.lower() in (".ogg", ".oga", ".opus") and not _ogg_ends(path)):
+    if truncated:
         raise AudioError(
             f"it is truncated: {read} frames of audio are there, the file announces more", where=where, fix=_REPLACE
         )
@@ -134,6 +137,26 @@ class SampleDigest:
         return self._sha256.hexdigest()
 
 
+def _opened(path: Path) -> soundfile.SoundFile:
+    """A file that is read from start to end: libsndfile cannot seek in a FLAC that does not tell its length."""
+    import soundfile
+
+    class Forward(soundfile.SoundFile):  # type: ignore[misc]
+        def seekable(self) -> bool:
+            return False
+
+    return Forward(path)
+
+
+def _counted(path: Path) -> int:
+    """Frames of a file that does not tell; a few more than are allowed where there are too many."""
+    with _opened(path) as file:
+        most, frames = MAX_FILE_SECONDS * file.samplerate, 0
+        while frames <= most and (count := len(file.read(_BLOCK, dtype="float32"))):
+            frames += count
+    return frames
+
+
 _REPLACE = "fetch the file again, or convert it to WAV or FLAC"
 
 
@@ -162,22 +185,35 @@ def _mono_blocks(file: soundfile.SoundFile, where: str) -> Iterator[Samples]:
         yield mono
 
 
+def _is_truncated(path: Path, file: soundfile.SoundFile, announced: int, read: int) -> bool:
+    """Whether the end is missing.
+
+    Raises:
+        AudioError: it is there, and libsndfile does not go on to it.
+    """
+    unread = None
+    if file.format in ("MP3", "MPEG"):
+        mpeg = read_mpeg(path)
+        if mpeg is not None and read + _MP3_PADDING < mpeg.samples:
+            unread = f"{(mpeg.samples - read) / file.samplerate:.1f} s more than it announces, which are not read"
+        # An MP3's announced length includes the encoder's delay and padding, which the decoder drops.
+        truncated = read + _MP3_SLACK < announced and (mpeg is None or mpeg.announced)
+    elif file.format == "OGG":
+        ogg = read_ogg(path)
+        truncated = read < announced or not ogg.whole
+        unread = "another stream after the first, which is not read" if ogg.chained else None
+    elif file.format == "NIST":
+        truncated = read < read_sphere(path)
+    else:
+        truncated = read < announced or _cut_short(file.extra_info)
+    if unread is not None:
+        raise AudioError(f"it holds {unread}", where=str(path), fix="convert it to WAV or FLAC")
+    return truncated
+
+
 def _cut_short(log: str) -> bool:
     """Whether libsndfile, which reads on quietly, noted a data chunk longer than the file."""
     sizes = re.findall(r"^ *(?:data|SSND|Data Size|riff) *: (\d+) \(should be (\d+)\)", log, re.MULTILINE)
     chunk = any(int(told) > int(there) and int(told) not in _UNKNOWN_LENGTH for told, there in sizes)
     frames = re.findall(r"frame count (\d+) does not match value from 'ds64' chunk of (\d+)", log)
     return chunk or any(int(told) > int(there) for there, told in frames)
-
-
-def _ogg_ends(path: Path) -> bool:
-    """Whether the last Ogg page is whole and marked as the end of its stream (RFC 3533, section 6)."""
-    longest_page = 27 + 255 + 255 * 255
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 2 * longest_page))
-        tail = file.read()
-    at = tail.rfind(b"OggS")
-    page = tail[at:]
-    if at < 0 or len(page) < 27 or len(page) < 27 + page[26]:
-        return False
-    return bool(page[5] & 4) and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])

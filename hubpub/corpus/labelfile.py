@@ -12,9 +12,8 @@ from hubpub.errors import AudioError
 
 MAX_BYTES = 64 << 20
 MAX_SECONDS = 24 * 3600.0
-AUDIO_SUFFIXES = frozenset(
-    f".{each}" for each in ("wav", "flac", "ogg", "oga", "opus", "mp3", "m4a", "aif", "aiff", "sph", "au", "w64")
-)
+_AUDIO = ("wav", "flac", "ogg", "oga", "opus", "mp3", "mp4", "m4a", "aac", "webm", "aif", "aiff", "aifc", "caf")
+AUDIO_SUFFIXES = frozenset(f".{each}" for each in (*_AUDIO, "sph", "au", "snd", "voc", "w64", "rf64"))
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]{1,3})?|\.[0-9]+", re.ASCII)
 
 

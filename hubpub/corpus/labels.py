@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from hubpub.corpus.corpus import Turn
+from hubpub.corpus.corpus import Spoken, Turn
 from hubpub.corpus.labelfile import read_label_text, recording_id
 from hubpub.corpus.transcripts import TABLES, read_table
 from hubpub.corpus.turns import read_rttm, read_stm, read_uem
@@ -42,19 +42,33 @@ class LabelFiles:
         """
         suffix = PurePosixPath(reference).suffix.lower()
         if suffix in TABLES:
-            return self._once(reference, read_table).text(audio)
+            return self._once(reference, read_table).text(audio, name)
         if suffix != ".stm":
             text = " ".join(self._once(reference, read_label_text).split())
             if not text:
                 raise AudioError("the transcript is empty", where=reference, fix="write `text: ''` if nobody speaks")
             return text
+        return " ".join(each.text for each in self.spoken(reference, audio, name, start, end) or ())
+
+    def spoken(self, reference: str, audio: str, name: str, start: float, end: float) -> tuple[Spoken, ...] | None:
+        """The same by stretches, counted from ``start``; ``None`` where the file does not tell when it is said.
+
+        Raises:
+            AudioError: one line with the file and its line.
+        """
+        if PurePosixPath(reference).suffix.lower() != ".stm":
+            return None
         spoken = _of(self._once(reference, read_stm), audio, name, reference)
         inside = [each for each in spoken if each.start < end - _SLACK_S and each.end > start + _SLACK_S]
         cut = [each for each in inside if each.start < start - _SLACK_S or each.end > end + _SLACK_S]
         if cut:
             what = f"the clip {start:g}-{end:g} s cuts the words of {cut[0].start:g}-{cut[0].end:g} s"
             raise AudioError(what, where=reference, fix="move the ends of its crop")
-        return " ".join(each.text for each in inside if each.text)
+        return tuple(
+            Spoken(start=max(0.0, round(each.start - start, 6)), end=round(each.end - start, 6), text=each.text)
+            for each in inside
+            if each.text
+        )
 
     def turns(self, reference: str, audio: str, name: str, start: float, end: float) -> tuple[Turn, ...]:
         """Who speaks when between ``start`` and ``end``, counted from ``start``; arguments as of `text`.

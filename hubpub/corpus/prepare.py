@@ -20,7 +20,7 @@ from hubpub.errors import AudioError, OverlapError
 if TYPE_CHECKING:
     from hubpub.corpus.audio import Decoded
 
-VERSION = 2
+VERSION = 3
 """Raise it when the same recordings give other samples."""
 LIBRARIES = ("numpy", "soundfile", "soxr")
 """Distributions whose versions decide the bytes."""
@@ -45,18 +45,29 @@ def prepare(spec: CorpusSpec, files: Mapping[str, Path], out_dir: Path) -> Corpu
         return _write(Corpus(role=spec.role, sealed=spec.sealed, clips=_prompts(spec)), out_dir)
     with tempfile.TemporaryDirectory(dir=out_dir.parent) as spool:
         given, found = [*spec.clips], dict(files)
+        names = {clip.name.casefold() for clip in given}
+        rows: set[str] = set()
         for number, dataset in enumerate(spec.datasets):
             folder = Path(spool, str(number))
             folder.mkdir()
             for row in read_rows(dataset, files, folder):
-                given.append(row.clip)
-                found[row.clip.audio] = row.audio
+                clip = row.clip
+                if clip.audio in rows:
+                    raise AudioError(f"{clip.audio} is there twice, so it would count twice", fix="name its file once")
+                if dataset.columns.id is None and clip.name.casefold() in names:  # each dataset counts its rows from 0
+                    clip = clip.model_copy(update={"id": f"{clip.name}.{number + 1}"})
+                rows.add(clip.audio)
+                names.add(clip.name.casefold())
+                given.append(clip)
+                found[clip.audio] = row.audio
         _refuse_same_names(given)
         recordings, labels = _Recordings(found), LabelFiles(files)
         parts = [part for index, clip in enumerate(given) for part in _parts(spec, index, clip, recordings)]
         if spec.sample is not None:
             parts = choose(parts, spec.sample)
         if not parts:
+            if spec.windows is None:
+                raise AudioError("the datasets have no rows", where=spec.datasets[0].files[0])
             raise AudioError("no clip is as long as a window", fix="cut shorter windows")
         targets = [out_dir / f"{number:05}.npy" for number in range(len(parts))]
         clips = [
@@ -152,6 +163,7 @@ def _prepare_clip(
         rate=MODEL_RATE,
         seconds=len(native) / decoded.rate,
         text=clip.text if named.text_from is None else labels.text(named.text_from, *place),
+        spoken=None if named.text_from is None else labels.spoken(named.text_from, *place),
         turns=None if named.turns_from is None else labels.turns(named.turns_from, *place),
         scored=None if named.scored_from is None else labels.scored(named.scored_from, *place),
         provenance=spec.provenance(clip),
@@ -182,16 +194,17 @@ def _file_sha256(path: Path, reference: str) -> str:
 
 def _refuse_same_names(clips: Sequence[ClipSpec]) -> None:
     """The recipe's own clips were told apart when it was read; rows are known only now."""
-    first: dict[str, str] = {}
+    first: dict[str, ClipSpec] = {}
     for clip in clips:
-        if (other := first.setdefault(clip.name.casefold(), clip.audio)) != clip.audio:
-            raise AudioError(f"{other} and {clip.audio} are both called {clip.name}", fix="name another id column")
+        if (other := first.setdefault(clip.name.casefold(), clip)) is not clip:
+            what = f"{other.audio} and {clip.audio} are both called {clip.name}"
+            raise AudioError(what, fix="name another id column")
 
 
 def _refuse_repeats(clips: list[Clip]) -> None:
-    first: dict[str, str] = {}
+    first: dict[str, Clip] = {}
     for clip in clips:
-        if (other := first.setdefault(clip.samples_sha256, clip.id)) != clip.id:
+        if (other := first.setdefault(clip.samples_sha256, clip)) is not clip:
             raise OverlapError(
-                f"clips {other} and {clip.id} are the same samples, so they would count twice", fix="remove one"
+                f"clips {other.id} and {clip.id} are the same samples, so they would count twice", fix="remove one"
             )

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hubpub.corpus.spec import ClipSpec, DatasetSpec
+from hubpub.corpus.spec import ClipSpec, Columns, DatasetSpec
 from hubpub.errors import AudioError
 
 LIBRARIES = ("datasets", "pyarrow")
@@ -68,9 +68,13 @@ def _stream(spec: DatasetSpec, files: Mapping[str, Path], cache: Path) -> Iterat
     for reference in spec.files:
         link = folder / reference
         link.parent.mkdir(parents=True, exist_ok=True)
+        if link.is_symlink():
+            raise AudioError("the dataset names it twice, and its rows would count twice", where=reference)
         link.symlink_to(files[reference].resolve())
     if spec.format == "audiofolder":
-        for row in _rows_of(spec.columns.audio, cache, spec.files[0], "audiofolder", data_dir=str(folder)):
+        # All of them by name: of a folder with train/ and test/ the library would give the one or the other.
+        given = [str(folder / reference) for reference in spec.files]
+        for row in _rows_of(spec.columns, cache, spec.files[0], "audiofolder", given):
             value = row.get(spec.columns.audio)
             path = os.path.relpath(str(value.get("path")), folder) if isinstance(value, dict) else ""
             if path not in spec.files:  # a metadata file may name anything
@@ -78,30 +82,43 @@ def _stream(spec: DatasetSpec, files: Mapping[str, Path], cache: Path) -> Iterat
             yield path, row
         return
     for reference in spec.files:
-        rows = _rows_of(spec.columns.audio, cache, reference, "parquet", data_files=[str(folder / reference)])
-        for number, row in enumerate(rows):
+        for number, row in enumerate(_rows_of(spec.columns, cache, reference, "parquet", [str(folder / reference)])):
             yield f"{reference}#{number}", row
 
 
-def _rows_of(column: str, cache: Path, where: str, kind: str, **options: Any) -> Iterator[dict[str, Any]]:
+def _rows_of(columns: Columns, cache: Path, where: str, kind: str, files: list[str]) -> Iterator[dict[str, Any]]:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         import datasets
+        import pyarrow.parquet
     except ImportError as error:
         fix = "pip install 'hubpub[datasets]'"
         raise AudioError("the library `datasets` is not installed", where=where, fix=fix) from error
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it has to say is in the exception too
     try:
-        stream = datasets.load_dataset(kind, split="train", streaming=True, cache_dir=str(cache), **options)
+        if kind == "parquet" and not pyarrow.parquet.read_metadata(files[0]).num_rows:
+            return  # the library would ask for batches of no rows
+        stream = datasets.load_dataset(
+            kind, split="train", streaming=True, cache_dir=str(cache), data_files={"train": files}
+        )
         known = stream.features or {}
-        if known and column not in known:
-            raise AudioError(f"there is no column {column!r} among {', '.join(known)}", where=where)
-        for batch in stream.cast_column(column, datasets.Audio(decode=False)).with_format("arrow"):
-            yield from batch.to_pylist()
+        if known and columns.audio not in known:
+            raise AudioError(f"there is no column {columns.audio!r} among {', '.join(known)}", where=where)
+        classes = {name: feature for name, feature in known.items() if isinstance(feature, datasets.ClassLabel)}
+        stream = stream.cast_column(columns.audio, datasets.Audio(decode=False))
+        for batch in stream.with_format("arrow"):
+            for row in batch.to_pylist():
+                yield {**row, **{name: _class(feature, row.get(name)) for name, feature in classes.items()}}
     except AudioError:
         raise
     except Exception as error:  # Arrow's and the library's own errors have no common root
         reason = " ".join(str(error).replace(f"{cache}/in/", "").split())[:200]
         raise AudioError(f"it cannot be read ({type(error).__name__}: {reason})", where=where) from error
+
+
+def _class(feature: Any, value: object) -> object:
+    """The name of a class that a column holds the number of."""
+    return feature.int2str(value) if isinstance(value, int) and 0 <= value < feature.num_classes else None
 
 
 def _audio(row: Mapping[str, Any], column: str, where: str) -> tuple[str, bytes | None]:

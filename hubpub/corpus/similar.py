@@ -14,7 +14,7 @@ one second 93 %. On one core an hour takes 3 s to fingerprint, and an hour again
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -27,17 +27,21 @@ STRONG = 0.65
 """One window with this score is enough."""
 WEAK = 0.4
 """Windows that follow each other over two seconds, each with this score, are."""
+FAINT = 0.3
+"""Longer rows of windows, each with this score, are if their mean is that of `_LONG_ROWS`."""
 
 _STEP = 4  # fine frames in a coarse one
 _POOL = 2  # fine bands in a coarse one
 _WINDOW = FRAMES_PER_SECOND // _STEP  # coarse frames: one second
 _HOP = _WINDOW // 2
 _MARGIN = _WINDOW // 4  # by how much a window may stand out of the other clip
-_CANDIDATE = 0.36
+_CANDIDATE = 0.3
 _ACTIVE = 0.75
 _FINE_SLACK = 8  # fine frames
 _SHORT_STRONG = 0.75  # asked of clips of less than a second
 _ROW_S = 1.9  # three windows or more
+_LONG_ROWS = ((2.4, 0.42), (2.9, 0.36))  # seconds from which on, and mean score
+_PATTERNS = 1.8  # a tone that is on or off has 1.1 to 1.6, the dullest second of speech 2.1
 _MAX_GAP_S, _MAX_DRIFT = 1.0, 8
 _CHUNK = 4096
 _ENERGY, _FINE_ENERGY = 0.2, 0.7
@@ -113,7 +117,7 @@ def _hits(
         fits = [clip for clip, frames in enumerate(places) if len(frames) >= min(size, _WINDOW - _MARGIN)]
         for window, clip, place in _candidates(list(group), coarse, {clip: places[clip] for clip in fits}):
             hit = _compare(window, queries[window.clip], clip, others[clip], place)
-            if hit.score >= WEAK:
+            if hit.score >= FAINT and _patterns(queries[window.clip], window) >= _PATTERNS:
                 yield hit
 
 
@@ -202,19 +206,33 @@ def _compare(window: _Window, mine: Frames, clip: int, other: Frames, place: int
     return _Hit(window.clip, clip, window.at, window.size, low + best - start, float(scores[best]))
 
 
+def _patterns(frames: Frames, window: _Window) -> float:
+    """How many different frames a window consists of, so to say: the participation ratio of its principal components.
+
+    Beeps and dialling tones are the same everywhere, and say nothing of where they were recorded.
+    """
+    part = frames[window.at * _STEP : (window.at + window.size) * _STEP]
+    powers = np.linalg.eigvalsh(part.T @ part)
+    return float(powers.sum() ** 2 / max(float((powers**2).sum()), 1e-12))
+
+
 def _joined(hits: Iterator[_Hit]) -> Iterator[Shared]:
     """Rows of windows that follow each other in both clips, where they are evidence enough."""
     ordered = sorted(hits, key=lambda hit: (hit.first, hit.second, hit.at))
     for _, group in groupby(ordered, key=lambda hit: (hit.first, hit.second)):
-        rows: list[list[_Hit]] = []
-        for hit in group:
-            follows = next((row for row in reversed(rows) if _follows(row[-1], hit)), None)
-            if follows is None:
-                rows.append([hit])
-            else:
-                follows.append(hit)
-        if sound := [row for row in rows if _is_evidence(row)]:
+        if sound := [row for row in _rows_of_hits(group) if _is_evidence(row)]:
             yield _stretch(max(sound, key=lambda row: (len(row), max(hit.score for hit in row))))
+
+
+def _rows_of_hits(hits: Iterable[_Hit]) -> list[list[_Hit]]:
+    rows: list[list[_Hit]] = []
+    for hit in hits:
+        follows = next((row for row in reversed(rows) if _follows(row[-1], hit)), None)
+        if follows is None:
+            rows.append([hit])
+        else:
+            follows.append(hit)
+    return rows
 
 
 def _follows(last: _Hit, hit: _Hit) -> bool:
@@ -224,8 +242,16 @@ def _follows(last: _Hit, hit: _Hit) -> bool:
 
 def _is_evidence(row: Sequence[_Hit]) -> bool:
     strong = STRONG if row[0].size == _WINDOW else _SHORT_STRONG
-    seconds = (row[-1].at + row[-1].size - row[0].at) * _STEP / FRAMES_PER_SECOND
-    return max(hit.score for hit in row) >= strong or seconds >= _ROW_S
+    if max(hit.score for hit in row) >= strong:
+        return True
+    mean = sum(hit.score for hit in row) / len(row)
+    if any(_seconds(row) >= seconds and mean >= least for seconds, least in _LONG_ROWS):
+        return True
+    return any(_seconds(part) >= _ROW_S for part in _rows_of_hits(hit for hit in row if hit.score >= WEAK))
+
+
+def _seconds(row: Sequence[_Hit]) -> float:
+    return (row[-1].at + row[-1].size - row[0].at) * _STEP / FRAMES_PER_SECOND
 
 
 def _stretch(row: Sequence[_Hit]) -> Shared:

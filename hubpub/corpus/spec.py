@@ -278,7 +278,7 @@ class CorpusSpec(BaseModel):
             if self.windows is not None and (clip.text is not None or self.labels(clip).text_from is not None):
                 report(index, "text", f"nobody knows which words of {clip.name} fall into which window; leave them out")
         for index, dataset in enumerate(self.datasets):
-            for field, why in self._undocumented(dataset):
+            for field, why in self._faults_of(dataset):
                 error = PydanticCustomError("clip", "{message}", {"message": why})
                 problems.append(InitErrorDetails(type=error, loc=("datasets", index, field), input=None))
         if problems:
@@ -291,10 +291,13 @@ class CorpusSpec(BaseModel):
             raise PydanticCustomError("sealed", "only a corpus for evaluation can be sealed")
         return self
 
-    def _undocumented(self, dataset: DatasetSpec) -> Iterator[tuple[str, str]]:
+    def _faults_of(self, dataset: DatasetSpec) -> Iterator[tuple[str, str]]:
         for field in ("source", "license"):
             if not (getattr(dataset, field) or getattr(self.defaults, field)):
                 yield field, f"{dataset.files[0]} has no {field}, and the defaults of its corpus give none"
+        if self.windows is not None and dataset.columns.text is not None:
+            why = f"nobody knows which words of {dataset.files[0]} fall into which window; leave columns.text out"
+            yield "columns", why
         group = self.sample.balance if self.sample else None
         if group in ("speaker", "language"):
             known = (getattr(dataset.columns, group), getattr(dataset, group), getattr(self.defaults, group))
@@ -306,6 +309,15 @@ class CorpusSpec(BaseModel):
         """Whether something says what is said in any clip."""
         named = any(clip.text is not None or self.labels(clip).text_from is not None for clip in self.clips)
         return bool(self.prompts) or named or any(dataset.columns.text is not None for dataset in self.datasets)
+
+    @property
+    def tells_when(self) -> bool:
+        """Whether every transcript says when it is said: by an .stm file, or by the place of a clip in a long one."""
+        if self.stitch is not None:
+            return True
+        texts = [name for clip in self.clips if (name := self.labels(clip).text_from) is not None]
+        plain = any(clip.text is not None for clip in self.clips) or any(each.columns.text for each in self.datasets)
+        return not plain and bool(texts) and all(PurePosixPath(each).suffix.lower() == ".stm" for each in texts)
 
     @property
     def has_turns(self) -> bool:

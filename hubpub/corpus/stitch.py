@@ -55,9 +55,7 @@ def _join(clips: Sequence[Clip], folder: Path, name: str, gap_s: float) -> Clip:
         rate=rate,
         seconds=len(samples) / rate,
         text=" ".join(filter(None, (clip.text for clip in clips))) if known else None,
-        spoken=tuple(Spoken(start=at, end=at + clip.seconds, text=clip.text or "") for clip, at in placed)
-        if known
-        else None,
+        spoken=tuple(each for clip, at in placed for each in _spoken(clip, at)) if known else None,
         turns=_turns(placed),
         scored=None if _turns(placed) is None else tuple(span for clip, at in placed for span in _scored(clip, at)),
         provenance=_provenance(clips),
@@ -70,6 +68,13 @@ def _join(clips: Sequence[Clip], folder: Path, name: str, gap_s: float) -> Clip:
         file_samples_sha256=_digest(clip.file_samples_sha256 for clip in clips),
         samples_sha256=samples_sha256(samples, rate),
     )
+
+
+def _spoken(clip: Clip, at: float) -> list[Spoken]:
+    """What is said in a clip, by its stretches where these are known."""
+    if not clip.spoken:
+        return [Spoken(start=at, end=at + clip.seconds, text=clip.text or "")]
+    return [Spoken(start=each.start + at, end=each.end + at, text=each.text) for each in clip.spoken]
 
 
 def _turns(placed: Sequence[tuple[Clip, float]]) -> tuple[Turn, ...] | None:

@@ -37,10 +37,11 @@ class Table:
         for row in rows:
             self._rows.setdefault(recording_id(row.file), []).append(row)
 
-    def text(self, audio: str) -> str:
+    def text(self, audio: str, name: str | None = None) -> str:
         """What is said in the recording that the recipe names ``audio``.
 
-        A name in the table fits when its folders, if it has any, are the last ones of ``audio``.
+        A name in the table fits when its folders, if it has any, are the last ones of ``audio``; where no name does,
+        the recording may be called as its clip is, ``name``.
 
         Raises:
             AudioError: no row fits, or several that say different things.
@@ -50,6 +51,8 @@ class Table:
         if not fitting:
             # Absolute paths of another machine: the name alone has to do.
             fitting = self._rows.get(recording_id(audio), [])
+        if not fitting and name is not None:
+            fitting = self._rows.get(recording_id(name), [])
         if not fitting:
             raise AudioError(f"has no row for {PurePosixPath(audio).name}", where=self._where)
         if len({row.text for row in fitting}) > 1:
@@ -75,7 +78,7 @@ def read_table(path: Path, where: str) -> Table:
         AudioError: ``where:line``: not a table, no column with files or texts, a cell that is missing.
     """
     text = read_label_text(path, where)
-    rows = _json_rows(text, where) if where.endswith(".jsonl") else _csv_rows(text, where)
+    rows = _json_rows(text, where) if where.lower().endswith(".jsonl") else _csv_rows(text, where)
     found: list[Row] = []
     columns: tuple[str, str] | None = None
     for line, row in rows:
@@ -84,7 +87,10 @@ def read_table(path: Path, where: str) -> Table:
         for column, cell in zip(columns, cells, strict=True):
             if not isinstance(cell, str) or not (cell.strip() or column == columns[1]):
                 raise AudioError(f"{column!r} is missing or no text", where=f"{where}:{line}")
-        found.append(Row(str(cells[0]).strip(), " ".join(str(cells[1]).split()), line))
+            if any("\ud800" <= char <= "\udfff" for char in cell):  # JSON can escape what no file can hold
+                raise AudioError(f"{column!r} holds half a character", where=f"{where}:{line}")
+        file = str(cells[0]).strip().replace("\\", "/")  # of a manifest that was written on Windows
+        found.append(Row(file, " ".join(str(cells[1]).split()), line))
     return Table(where, found)
 
 
@@ -99,21 +105,43 @@ def _column(row: Mapping[str, object], known: tuple[str, ...], what: str, where:
 
 
 def _csv_rows(text: str, where: str) -> Iterator[tuple[int, dict[str, object]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if where.endswith(".tsv") else ",", strict=True)
     header: list[str] | None = None
+    for line, cells in _cells(text, where):
+        if not any(cell.strip() for cell in cells):
+            continue
+        if header is None:
+            header = [cell.strip() for cell in cells]
+            if twice := next((cell for cell in (*FILE_COLUMNS, *TEXT_COLUMNS) if header.count(cell) > 1), None):
+                raise AudioError(f"has two columns {twice!r}", where=f"{where}:{line}", fix="rename one of them")
+        elif len(cells) != len(header):
+            raise AudioError(f"has {len(cells)} cells, the header has {len(header)}", where=f"{where}:{line}")
+        else:
+            yield line, dict(zip(header, cells, strict=True))
+
+
+def _cells(text: str, where: str) -> Iterator[tuple[int, list[str]]]:
+    """Number and cells of each line. In a TSV, a quote may be just that, as in Common Voice's."""
+    tabs = where.lower().endswith(".tsv")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",", strict=True)
+    lines: list[tuple[int, list[str]]] = []
     try:
-        for cells in reader:
-            if not cells:
-                continue
-            if header is None:
-                header = [cell.strip() for cell in cells]
-            elif len(cells) != len(header):
-                what = f"has {len(cells)} cells, the header has {len(header)}"
-                raise AudioError(what, where=f"{where}:{reader.line_num}")
-            else:
-                yield reader.line_num, dict(zip(header, cells, strict=True))
+        lines = [(reader.line_num, cells) for cells in reader]
+        swallowed = tabs and any("\n" in cell and "\t" in cell for _, cells in lines for cell in cells)
     except csv.Error as error:
-        raise AudioError(f"is no table: {error}", where=f"{where}:{reader.line_num}") from error
+        if not tabs:
+            raise AudioError(f"is no table: {error}", where=f"{where}:{reader.line_num}") from error
+        swallowed = True
+    if not swallowed:
+        return iter(lines)
+    rows = enumerate(io.StringIO(text, newline=None), 1)
+    return ((number, [_unquoted(cell) for cell in row.rstrip("\n").split("\t")]) for number, row in rows)
+
+
+def _unquoted(cell: str) -> str:
+    """A cell that is quoted as a whole without the quotes; any other as it is."""
+    inner = cell[1:-1]
+    whole = len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inner.replace('""', "")
+    return inner.replace('""', '"') if whole else cell
 
 
 def _json_rows(text: str, where: str) -> Iterator[tuple[int, dict[str, object]]]:

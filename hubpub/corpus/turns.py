@@ -43,9 +43,9 @@ def read_rttm(path: Path, where: str) -> Segments:
             raise AudioError(f"{kind[:40]!r} is no type of RTTM line", where=line)
         if kind == "SPEAKER":
             start, duration = seconds(fields[2], "the start", line), seconds(fields[3], "the duration", line)
+            turns = found.setdefault(recording_id(fields[0]), [])
             if duration > 0:
-                turn = Segment(start, start + duration, fields[6])
-                found.setdefault(recording_id(fields[0]), []).append(turn)
+                turns.append(Segment(start, start + duration, fields[6]))
     return _ordered(found)
 
 

@@ -21,9 +21,15 @@ def paired_outputs(
     """For each clip its id, the run's output and the reference's, flattened, the segments of a clip joined.
 
     Raises:
-        MeasureError: a run without outputs, shapes that differ (unless they may), NaN or infinity.
+        MeasureError: a run without outputs or with an empty one, shapes that differ (unless they may), NaN or infinity.
     """
     for name, arrays, others in _pairs(run, reference, same_shape):
+        for each, made in ((run, arrays), (reference, others)):
+            if not sum(array.size for array in made):  # nothing is like nothing, and says nothing
+                where = f"run {each.job.run}, clip {name}"
+                raise MeasureError(
+                    "the model's output is empty", where=where, fix="leave the clip out, or use longer ones"
+                )
         yield name, _flat(arrays), _flat(others)
 
 
@@ -89,6 +95,10 @@ def _load(run: RunResult, utterance: Utterance) -> list[npt.NDArray[np.generic]]
             array = _read(Path(run.folder, name))
         except (OSError, ValueError, EOFError) as error:
             raise MeasureError(f"{name} is missing or damaged", where=where, fix="run it again") from error
+        if array.dtype.kind not in "fiub":
+            raise MeasureError(
+                f"the model's output is {array.dtype}, not numbers", where=where, fix="name another output"
+            )
         if not np.isfinite(array).all():
             raise MeasureError("the model's output holds NaN or infinity", where=where)
         arrays.append(array)

@@ -147,6 +147,28 @@ def paired_ratio_interval(parts: Sequence[float], others: Sequence[float], whole
     return Interval(*bootstrap(len(parts), _ratio_of_sums(change, wholes)), "paired " + _bootstrap_method(len(parts)))
 
 
+def seconds_interval(errors: Sequence[float], wholes: Sequence[float]) -> Interval:
+    """For a share of time, such as a diarization error rate.
+
+    Where no utterance has an error, a whole second is taken for what counts, and none of them is wrong: never [0, 0].
+
+    Args:
+        errors: wrong seconds of each utterance.
+        wholes: seconds that count, of each.
+    """
+    n = len(errors)
+    if n >= FEWEST:
+        low, high = bootstrap(n, _ratio_of_sums(errors, wholes))
+        if low < high:
+            return Interval(low, high, _bootstrap_method(n))
+    seconds = int(sum(wholes))
+    if any(errors) or not seconds:
+        return none(n)
+    return Interval(
+        0.0, clopper_pearson(0, seconds)[1], f"Clopper-Pearson over {seconds} seconds, none of which is wrong"
+    )
+
+
 def paired_seconds_interval(changes: Sequence[float], wholes: Sequence[float]) -> Interval:
     """For the difference of two shares of time on the same utterances, such as two diarization error rates.
 

@@ -60,8 +60,8 @@ def _unmet(recipe: Recipe, run: RunSpec, metric: Metric) -> Iterator[str]:
         yield f"der needs to know who speaks when, and no clip of {run.corpus!r} says so; give it `turns_from`"
     if not isinstance(metric, ErrorRate) or "section" not in metric.strata:
         return
-    if corpus is not None and corpus.stitch is not None and metric.of_transcripts:
-        return  # each clip has its place
+    if corpus is not None and corpus.tells_when and metric.of_transcripts:
+        return  # each stretch has its place
     if run.reference is None:
         yield "sections are told by the segments of another run: name it under `reference`"
     elif reference is not None and not _tells_times(reference):

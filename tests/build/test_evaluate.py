@@ -175,11 +175,14 @@ def test_what_is_no_release_is_said(copied: Finished, tmp_path: Path) -> None:
         opened(copied.store, tmp_path / EVALUATION)
 
 
-def text_side(folder: Path, corpus: Any, name: str, texts: Sequence[str], size: int) -> Path:
+def text_side(
+    folder: Path, corpus: Any, name: str, texts: Sequence[str], size: int, strata: Sequence[str] = ()
+) -> Path:
     """An evaluation of an ASR run that gave ``texts``."""
     result = fake_run(corpus, texts, name="asr", sizes={"model.onnx": size})
     result.job.artifacts["model.onnx"] = hashlib.sha256(name.encode()).hexdigest()
-    wer = Wer(metric="wer")
+    wer = Wer(metric="wer", strata=tuple(strata))
+    told = wer.model_copy(update={"strata": tuple(each for each in strata if each != "section")})
     (folder / "measurements").mkdir(parents=True)
     records = {}
     for suffix, rows in (("jsonl", result.utterances), ("timings.jsonl", result.timings)):
@@ -194,7 +197,7 @@ def text_side(folder: Path, corpus: Any, name: str, texts: Sequence[str], size: 
         corpora={"texts": corpus},
         metrics={"asr": [wer.model_dump(mode="json")]},
         left_out={},
-        measurements=tuple(wer.measure(result, corpus)),
+        measurements=tuple(told.measure(result, corpus)),
         verdicts=(),
         records=records,
     )
@@ -227,3 +230,16 @@ def test_transcripts_are_paired_utterance_by_utterance(tmp_path: Path) -> None:
     (old / "measurements" / "asr.jsonl").write_text("{}\n")
     with pytest.raises(ReleaseError, match=r"measurements/asr\.jsonl has other bytes than recorded"):
         side_by_side(tmp_path / "store", old, new)
+
+
+def test_parts_are_paired_and_silence_is_a_transcript(tmp_path: Path) -> None:
+    corpus = fake_corpus([*(f"a b c d {i}" for i in range(7)), ""], languages=["en"] * 5 + ["fr"] * 3)
+    right = [*(f"a b c d {i}" for i in range(7)), ""]
+    strata = ("language", "section")  # the sections of these runs cannot be told: their texts have no times
+    old = text_side(tmp_path / "a", corpus, "first", right, 100, strata)
+    new = text_side(tmp_path / "b", corpus, "second", [*right[:5], "a b c x 6", *right[6:]], 25, strata)
+    found = side_by_side(tmp_path / "store", old, new)
+    paired = {row.key: row.delta.value for row in found.figures if row.delta is not None}
+    assert paired == pytest.approx({"asr/wer": 2 / 35, "asr/wer [language:en]": 0, "asr/wer [language:fr]": 2 / 10})
+    (differ,) = found.disagreements
+    assert differ.value == pytest.approx(2 / 35)

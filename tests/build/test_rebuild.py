@@ -132,7 +132,8 @@ def test_a_release_of_local_folders_is_refused(finished: Finished, store: Path, 
         _rebuild(finished.release, store, tmp_path / "again")
     assert str(caught.value) == (
         f"{finished.release}: cannot be built from itself: it was made from local folders, which no release holds: "
-        "data (../data), speech (../speech); build its recipe where these folders are"
+        "data (../data), speech (../speech); use its recipe where these folders are: `hubpub build RECIPE`, "
+        "or `hubpub eval … --recipe RECIPE`"
     )
     assert not (tmp_path / "again").exists()
 

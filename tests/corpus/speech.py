@@ -80,6 +80,39 @@ def echo(samples: Samples) -> Samples:
     return np.asarray(samples + late / 3, dtype=np.float32)
 
 
+def music(decibel: float) -> Change:
+    """Chords and beats at this ratio of speech to music."""
+
+    def change(samples: Samples) -> Samples:
+        rng = np.random.default_rng(11)
+        time = np.arange(RATE // 2) / RATE
+        played = []
+        while RATE // 2 * len(played) < len(samples):
+            root = 110 * 2 ** (rng.integers(24) / 12)
+            tones = [np.sin(2 * np.pi * root * step * h * time) / h for step in (1, 1.26, 1.5, 2) for h in range(1, 6)]
+            beat = rng.standard_normal(len(time)) * np.exp(-80 * time)
+            played.append(np.sum(tones, axis=0) * np.exp(-3 * time) + 3 * beat)
+        other = np.concatenate([*played, np.zeros(1)])[: len(samples)]
+        strength = np.sqrt(np.mean(samples**2) / np.mean(other**2) / 10 ** (decibel / 10))
+        return np.asarray(samples + strength * other, dtype=np.float32)
+
+    return change
+
+
+def hall(seconds: float) -> Change:
+    """A hall that takes so long to be 60 dB quieter."""
+
+    def change(samples: Samples) -> Samples:
+        length = round(RATE * seconds)
+        response = np.random.default_rng(13).standard_normal(length) * 10 ** (-3 * np.arange(length) / length)
+        response[0] += 4
+        size = len(samples) + length
+        spectrum = np.fft.rfft(samples, size) * np.fft.rfft(response, size)
+        return np.asarray(np.fft.irfft(spectrum, size)[: len(samples)] / 5, dtype=np.float32)
+
+    return change
+
+
 def clipped(samples: Samples) -> Samples:
     """Four times too loud."""
     return np.clip(samples * 4 / np.abs(samples).max(), -1, 1)

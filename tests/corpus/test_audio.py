@@ -107,7 +107,7 @@ def test_resampling_keeps_a_tone_and_drops_what_16_khz_cannot_hold(rate: int) ->
     ("name", "subtype"),
     [("a.wav", "PCM_16"), ("a.wav", "PCM_24"), ("a.wav", "FLOAT"), ("a.wav", "ULAW"), ("a.flac", "PCM_16"),
      ("a.ogg", "VORBIS"), ("a.mp3", "MPEG_LAYER_III"), ("a.aiff", "PCM_16"), ("a.w64", "PCM_16"),
-     ("a.rf64", "PCM_16"), ("a.au", "PCM_16")],
+     ("a.rf64", "PCM_16"), ("a.au", "PCM_16"), ("a.nist", "PCM_16")],
 )  # fmt: skip
 def test_truncated_files_are_refused(tmp_path: Path, name: str, subtype: str) -> None:
     path = tmp_path / name
@@ -133,6 +133,57 @@ def test_an_mp3_may_announce_the_padding_that_its_decoder_drops(tmp_path: Path) 
     assert decoded.stop == len(decoded.samples)
 
 
+def without_the_first_frame(path: Path) -> None:
+    """Of an MP3: what announces its length is in it."""
+    data = path.read_bytes()
+    path.write_bytes(data[data.index(data[:2], 2) :])
+
+
+@pytest.mark.parametrize("loud_first", [False, True])
+def test_an_mp3_of_many_bit_rates_without_a_header_is_read_whole_or_refused(tmp_path: Path, loud_first: bool) -> None:
+    quiet, loud = np.zeros(6 * RATE), np.random.default_rng(0).uniform(-0.8, 0.8, 6 * RATE)
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, np.concatenate([loud, quiet] if loud_first else [quiet, loud]), RATE, bitrate_mode="VARIABLE")
+    without_the_first_frame(path)
+    with soundfile.SoundFile(path) as file:
+        assert abs(file.frames / RATE - 12) > 2  # a guess by the first frames
+    if loud_first:
+        with pytest.raises(AudioError, match=r"it holds \d\.\d s more than it announces"):
+            decode(path)
+    else:
+        assert len(decode(path).samples) / RATE == pytest.approx(12, abs=0.4)
+        with pytest.raises(AudioError, match="the crop ends at 14 s, the recording at 12"):
+            decode(path, (1, 14))
+
+
+def test_an_mp3_that_goes_on_after_its_announced_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, tone(4.0), RATE)
+    tagged = b"ID3\x03\0\0\0\0\1\0" + bytes(128) + path.read_bytes() + b"TAG" + bytes(125)
+    path.write_bytes(tagged)
+    assert len(decode(path).samples) == 4 * RATE
+    path.write_bytes(tagged * 2)
+    with pytest.raises(AudioError, match=r"it holds 4\.\d s more than it announces"):
+        decode(path)
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_ogg_is_known_by_its_content(tmp_path: Path, subtype: str) -> None:
+    """Rows of datasets and files of a store may have no suffix, or that of another format."""
+    path = tmp_path / "blob"
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 4 * RATE)
+    soundfile.write(path, noise, RATE, format="OGG", subtype=subtype)
+    data = path.read_bytes()
+    assert len(decode(path).samples) == 4 * RATE
+    path.write_bytes(data[: int(len(data) * 0.8)])
+    with pytest.raises(AudioError, match="it is truncated"):
+        decode(path)
+    path.write_bytes(data * 2)
+    with pytest.raises(AudioError, match="another stream after the first, which is not read"):
+        decode(path)
+    assert len(decode(write(tmp_path / "a.wav", tone()).rename(tmp_path / "a.ogg")).samples) == RATE
+
+
 @pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFFFFF])
 def test_a_streamed_wav_that_does_not_know_its_length_is_read(tmp_path: Path, length: int) -> None:
     path = write(tmp_path / "a.wav", tone())
@@ -141,6 +192,21 @@ def test_a_streamed_wav_that_does_not_know_its_length_is_read(tmp_path: Path, le
     data[at + 4 : at + 8] = struct.pack("<I", length)
     path.write_bytes(data)
     assert len(decode(path).samples) == RATE
+
+
+def test_a_streamed_flac_that_does_not_tell_its_length_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    soundfile.write(path, tone(40.0), RATE)
+    whole = decode(path)
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0  # the length has 36 bits, and a digest follows
+    data[22:42] = bytes(20)
+    path.write_bytes(data)
+    assert decode(path).samples_sha256 == whole.samples_sha256
+    assert len(decode(path, (1, 39.5)).samples) == 38.5 * RATE
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(AudioError, match="it cannot be decoded"):
+        decode(path)
 
 
 @pytest.mark.parametrize(

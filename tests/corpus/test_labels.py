@@ -13,7 +13,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hubpub.corpus.corpus import Corpus, Turn
+from hubpub.corpus.corpus import Corpus, Spoken, Turn
 from hubpub.corpus.labels import LabelFiles
 from hubpub.corpus.prepare import prepare
 from hubpub.corpus.spec import CorpusSpec
@@ -75,6 +75,9 @@ def test_tables_give_back_what_was_written(
         ("x.csv", "path,text\n,b\n", "s/x.csv:2: 'path' is missing or no text"),
         ("x.csv", "path,text\na/a.wav,b\nb/a.wav,c\n", "s/x.csv: lines 2 and 3 give different texts for a.wav"),
         ("x.csv", b"\xff\xfe", "s/x.csv: it is not UTF-8 text"),
+        ("x.csv", "path,text,text\na.wav,b,c\n", "s/x.csv:1: has two columns 'text'"),
+        ("x.jsonl", '{"path": "a.wav", "text": "\\ud800"}\n', "s/x.jsonl:1: 'text' holds half a character"),
+        ("X.JSONL", '{"path"\n', "s/X.JSONL:1: is no JSON"),
         ("x.jsonl", '{"path": "a.wav", "text": "b"}\n{"path"\n', "s/x.jsonl:2: is no JSON"),
         ("x.jsonl", "[1]\n", "s/x.jsonl:1: is no JSON object"),
         ("x.jsonl", '{"path": "a.wav", "text": null}\n', "s/x.jsonl:1: 'text' is missing or no text"),
@@ -104,6 +107,24 @@ def test_paths_of_another_machine_are_matched_by_name(write: Write) -> None:
     assert files.text("s/x.jsonl", "src/data/1.wav", "1", 0, 1) == "one"
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("x.csv", "path,text,,\r\n  \r\n,,,\r\na.wav,one,,\r\n", "one"),  # as spreadsheets leave them
+        ("X.TSV", "path\ttext\na.wav\tone\n", "one"),
+        ("x.jsonl", '{"audio": "C:\\\\wav\\\\a.wav", "text": "one"}\n', "one"),
+        ("x.csv", "id,text\nclip 7,one\n", "one"),
+        # Common Voice's quotes are quotes, at the beginning of a sentence too
+        ("x.tsv", 'path\tsentence\na.mp3\t"One", he said.\n', '"One", he said.'),
+        ("x.tsv", 'path\tsentence\na.mp3\t"One\nb.mp3\ttwo"\n', '"One'),
+        ("x.tsv", 'path\tsentence\nb.mp3\t"\na.mp3\t"""One"" and two"\n', '"One" and two'),
+        ("x.tsv", 'path\tsentence\na.mp3\t"one\ntwo"\n', "one two"),
+    ],
+)  # fmt: skip
+def test_tables_as_they_are_found(write: Write, name: str, content: str, text: str) -> None:
+    assert write(name, content).text(f"s/{name}", "src/c/a.wav", "clip 7", 0, 1) == text
+
+
 STM = """;; a comment
 a 1 Ann 0.5 2.0 <o,f0,female> hello  there
 a 1 Bo 1.5 3 hi
@@ -121,6 +142,17 @@ def test_stm_gives_texts_and_turns_of_the_part(write: Write) -> None:
         Turn(start=0.5, end=2, speaker="Bo"),
         Turn(start=5, end=5.5, speaker="Bo"),
     )
+
+
+def test_stm_tells_when_it_is_said(write: Write) -> None:
+    files = write("x.stm", STM)
+    said = files.spoken("s/x.stm", "src/a.wav", "a", 0.5, 10)
+    assert said == (
+        Spoken(start=0, end=1.5, text="hello there"),
+        Spoken(start=1, end=2.5, text="hi"),
+        Spoken(start=5.5, end=6.75, text="bye"),
+    )
+    assert write("x.lab", "hello").spoken("s/x.lab", "src/a.wav", "a", 0, 1) is None
 
 
 TURNS = st.lists(
@@ -190,6 +222,11 @@ def test_bad_turns_are_told_in_one_line(write: Write, content: str, line: str) -
     assert str(caught.value).startswith(line)
 
 
+def test_a_turn_of_no_length_is_no_speech(write: Write) -> None:
+    line = "SPEAKER a 1 1.5 0 <NA> <NA> Ann <NA> <NA>\n"
+    assert write("x.rttm", line).turns("s/x.rttm", "src/a.caf", "b", 0, 5) == ()
+
+
 def test_uem_parts_are_joined_and_cut(write: Write) -> None:
     files = write("x.uem", "a 1 0 10\na 1 10 12\na NA 20 30\n")
     assert files.scored("s/x.uem", "src/a.wav", "a", 5, 25) == ((0, 7), (15, 20))
@@ -226,10 +263,19 @@ def test_clips_carry_their_labels(meeting: dict[str, Path], tmp_path: Path) -> N
     corpus = prepare(spec, meeting, tmp_path / "out")
     whole, part = corpus.clips
     assert (whole.text, part.text) == ("hello there hi bye", "other words")
+    assert part.spoken is None
+    assert whole.spoken is not None
+    assert [(each.start, each.text) for each in whole.spoken] == [(0.5, "hello there"), (1.5, "hi"), (6, "bye")]
     assert whole.turns == (Turn(start=1, end=3, speaker="Ann"), Turn(start=2, end=9, speaker="Bo"))
     assert part.turns == (Turn(start=0, end=4, speaker="Bo"),)
     assert (whole.scored, part.scored) == (((0, 8),), ((0, 3),))
     assert Corpus.load(tmp_path / "out") == corpus
+    long = prepare(
+        CorpusSpec.model_validate({**fields, "clips": clips, "stitch": {"seconds": 60}}), meeting, tmp_path / "l"
+    )
+    (joined,) = long.recorded
+    assert joined.spoken is not None
+    assert [(each.start, each.text) for each in joined.spoken][2:] == [(6, "bye"), (10.5, "other words")]
     without = Corpus(role="evaluation", clips=tuple(clip.model_copy(update={"turns": None}) for clip in corpus.clips))
     assert without.digest != corpus.digest
 

@@ -150,6 +150,63 @@ def test_bad_datasets_are_told_in_one_line(
 
 
 @needs_datasets
+def test_no_row_counts_twice(files: dict[str, Path], tmp_path: Path) -> None:
+    twice = spec(SHARDS[0], limit=2)
+    twice = twice.model_copy(update={"datasets": twice.datasets * 2})
+    with pytest.raises(AudioError, match=r"train-0\.parquet#0 is there twice, so it would count twice"):
+        prepare(twice, files, tmp_path / "a")
+    with pytest.raises(AudioError, match=r"^fleurs/fr_fr/train-0\.parquet: the dataset names it twice"):
+        prepare(spec(SHARDS[0], SHARDS[0]), files, tmp_path / "b")
+
+
+@needs_datasets
+def test_datasets_whose_files_are_all_called_the_same(files: dict[str, Path], tmp_path: Path) -> None:
+    for number, shard in enumerate(SHARDS):
+        write_parquet(files[shard], [{"audio": {"bytes": encoded(2 * number + i), "path": None}} for i in (0, 1)])
+    one, other = (spec(shard) for shard in SHARDS)
+    both = one.model_copy(update={"datasets": one.datasets + other.datasets})
+    ids = [clip.id for clip in prepare(both, files, tmp_path / "a").clips]
+    assert ids == ["row-00000", "row-00001", "row-00000.2", "row-00001.2"]
+
+
+@needs_datasets
+def test_shards_without_rows_are_passed_over(files: dict[str, Path], tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    pq.write_table(pq.read_table(files[SHARDS[0]]).slice(0, 0), files[SHARDS[0]])
+    assert len(prepare(spec(*SHARDS), files, tmp_path / "a").clips) == 3
+    with pytest.raises(AudioError, match=r"^fleurs/fr_fr/train-0\.parquet: the datasets have no rows"):
+        prepare(spec(SHARDS[0]), files, tmp_path / "b")
+
+
+@needs_datasets
+def test_a_class_is_called_by_its_name(files: dict[str, Path], tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(files[SHARDS[0]]).append_column("lang", pa.array([1, 0, 1, 0, 1]))
+    known = json.loads(table.schema.metadata[b"huggingface"])
+    known["info"]["features"]["lang"] = {"names": ["en", "fr"], "_type": "ClassLabel"}
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(known)}), files[SHARDS[0]])
+    corpus = prepare(spec(SHARDS[0], columns={"language": "lang"}), files, tmp_path / "out")
+    assert [clip.provenance.language for clip in corpus.clips] == ["fr", "en", "fr", "en", "fr"]
+
+
+@needs_datasets
+@pytest.mark.parametrize("parts", [("test",), ("train", "test")])
+def test_every_file_of_a_folder_is_read_whatever_its_part_is_called(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    files = {}
+    for number, part in enumerate(parts):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "0.wav").write_bytes(encoded(number, "WAV"))
+        (tmp_path / part / "metadata.csv").write_text(f"file_name,transcription\n0.wav,{part}\n")
+        files |= {f"data/{part}/{name}": tmp_path / part / name for name in ("metadata.csv", "0.wav")}
+    columns = {"text": "transcription"}
+    corpus = prepare(spec(*files, format="audiofolder", columns=columns), files, tmp_path / "out")
+    assert {(clip.audio, clip.text) for clip in corpus.clips} == {(f"data/{part}/0.wav", part) for part in parts}
+
+
+@needs_datasets
 @pytest.mark.parametrize("name", ["../../secret.wav", "/etc/hosts", "train/../../secret.wav"])
 def test_metadata_cannot_name_files_beyond_the_dataset(tmp_path: Path, name: str) -> None:
     (tmp_path / "secret.wav").write_bytes(encoded(1, "WAV"))
@@ -210,6 +267,7 @@ def test_a_file_that_no_source_holds(tmp_path: Path) -> None:
         ({"files": []}, ("datasets", 0, "files")),
         ({"columns": {"audio": "a", "words": "b"}}, ("datasets", 0, "columns", "words")),
         ({"sample": {"count": 1, "balance": "speaker"}}, ("datasets", 0, "speaker")),
+        ({"windows": {"seconds": 1}, "columns": COLUMNS}, ("datasets", 0, "columns")),
     ],
 )
 def test_what_cannot_be(fields: dict[str, Any], loc: tuple[str | int, ...]) -> None:

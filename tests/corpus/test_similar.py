@@ -62,11 +62,15 @@ CHANGES: dict[str, speech.Change] = {
     "noise at 20 dB": speech.noise(20),
     "noise at 10 dB": speech.noise(10),
     "noise at 5 dB": speech.noise(5),
+    "music at 10 dB": speech.music(10),
+    "music at 5 dB": speech.music(5),
     "echo": speech.echo,
+    "hall of 0.8 s": speech.hall(0.8),
     "hum": lambda x: x + 0.1 * np.sin(2 * np.pi * 50 / RATE * np.arange(len(x)), dtype=np.float32),
     "offset": lambda x: x + np.float32(0.2),
     "1 % faster": speech.faster(1.01),
     "3 % slower": speech.faster(0.97),
+    "5 % faster": speech.faster(1.05),
     "moved by 3.7 ms": lambda x: np.pad(x, (59, 0)),
     "two microphones mixed": lambda x: (x + np.pad(x, (5, 0))[: len(x)]) / 2,
     "twice coded": lambda x: speech.coded("OGG", "VORBIS", 22_050, 1.0)(
@@ -93,6 +97,19 @@ def test_and_also_where_it_is_surrounded_by_other_speech(recordings: dict[str, S
     (found,) = compare(whole, recordings["aepyx"])
     assert found.second_s[0] == pytest.approx(20.2, abs=0.8)
     assert found.first_s[0] == pytest.approx(4, abs=0.8)
+
+
+@pytest.mark.parametrize(
+    ("change", "least"),
+    [(speech.faster(1.05), 11), (speech.music(0), 12), (speech.noise(0), 12)],
+    ids=["5 % faster", "music at 0 dB", "noise at 0 dB"],
+)
+def test_what_is_only_faintly_alike_is_found_because_it_lasts(
+    two_cities: Samples, change: speech.Change, least: int
+) -> None:
+    starts = range(1, 40, 3)  # 13 stretches of four seconds
+    found = [compare(change(cut(two_cities, start, start + 4)), two_cities) for start in starts]
+    assert sum(len(each) for each in found) >= least
 
 
 @pytest.mark.parametrize(("start", "length"), [(3.1, 0.5), (20.0, 0.7), (8.2, 0.9), (30.5, 1.2), (24.0, 2.0)])
@@ -157,6 +174,17 @@ def test_what_is_no_speech_is_not_alike(samples: Samples, two_cities: Samples) -
     assert np.isfinite(frames).all()
     assert compare(samples, two_cities) == compare(two_cities, samples) == []
     assert compare(samples, np.roll(samples, 1000)) == []
+
+
+def test_the_dialling_tone_before_two_calls_is_not_alike(recordings: dict[str, Samples]) -> None:
+    time = np.arange(4 * RATE) / RATE
+    tone = 0.1 * (np.sin(2 * np.pi * 350 * time) + np.sin(2 * np.pi * 440 * time)) * (time % 1 < 0.5)
+    line = np.random.default_rng(3).standard_normal((2, len(time))) * 1e-3
+    calls = [
+        joined((tone + line[number]).astype(np.float32), cut(recordings[name], 5, 15))
+        for number, name in enumerate(("two_cities", "aepyx"))
+    ]
+    assert compare(*calls) == []
 
 
 def test_different_noises_are_not_alike() -> None:

@@ -157,6 +157,15 @@ def test_no_change_is_no_proof() -> None:
     assert delta.interval == "Clopper-Pearson over 48 seconds, none of which changed"
 
 
+def test_no_error_is_no_proof() -> None:
+    corpus, run = diarized(6, 0.0)
+    found = figures(Der(metric="der"), run, corpus=corpus)
+    perfect = [each for (name, _, subset), each in found.items() if name == "der_confusion" and subset is None]
+    assert [(each.value, each.low) for each in perfect] == [(0, 0)]
+    assert 0.05 < (perfect[0].high or 0) < 0.08
+    assert perfect[0].interval == "Clopper-Pearson over 48 seconds, none of which is wrong"
+
+
 def test_speech_against_silence() -> None:
     corpus = fake_corpus([None], [10.0], turns=[turns([(0, 4, "a"), (4, 8, "b")])])
     run = fake_run(corpus, turns=[turns([(0, 7, "speech")])])

@@ -265,6 +265,11 @@ def test_outputs_that_cannot_be_compared_are_errors(tmp_path: Path, name: str) -
         metric(name).measure(run("turned", [[np.ones((3, 2))]]), corpus, good)
     with pytest.raises(MeasureError, match="kept no outputs"):
         metric(name).measure(run("none", None), corpus, good)
+    with pytest.raises(MeasureError, match=r"^run words, clip clip0: the model's output is <U1, not numbers"):
+        metric(name).measure(run("words", [[np.array([["a", "b", "c"]] * 2)]]), corpus, good)
+    empty = run("empty", [[np.ones((0, 3))]])  # two of them are no proof that the models are alike
+    with pytest.raises(MeasureError, match=r"output is empty|no frames to count in"):
+        metric(name).measure(empty, corpus, empty)
     damaged = run("damaged", [[np.ones((2, 3))]])
     (tmp_path / "damaged" / "outputs" / "00000.000.npy").write_bytes(b"")
     with pytest.raises(MeasureError, match="missing or damaged"):

@@ -408,5 +408,7 @@ def test_sections_are_told_by_a_run_with_segments(tmp_path: Path) -> None:
         "    stitch: {seconds: 390}\n    clips:\n      - {audio: weights/c.wav",
     )
     assert not problems(tmp_path, changed("[cer, wer]", "[cer, {metric: wer, strata: [section]}]", stitched))
+    timed = changed("text: one two three four five}", "text_from: package/a/c.stm}")
+    assert not problems(tmp_path, changed("[cer, wer]", "[cer, {metric: wer, strata: [section]}]", timed))
     parts = changed("sharded/wer, against: fp32/wer, max: 0.9", "sharded/disagreement, subset: 'section:*', max: 0.9")
     assert len(problems(tmp_path, parts)) == 1

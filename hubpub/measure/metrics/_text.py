@@ -32,7 +32,8 @@ class ErrorRate(Metric):
     strata: tuple[Stratum, ...] = Field(
         default=(),
         description="Also give a figure for each class of length, language, speaker, or section of long audio; words "
-        "are placed in sections by the clips that were stitched, else by the segments of the reference run.",
+        "are placed in sections by the clips that were stitched or by an .stm file, else by the segments of the "
+        "reference run.",
     )
     section_s: float = Field(default=60.0, gt=0, allow_inf_nan=False, description="Length of a section, in seconds.")
     unit: ClassVar[Unit]

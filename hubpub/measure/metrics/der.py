@@ -55,7 +55,7 @@ class Der(Metric):
         return None
 
     def _measure(self, run: RunResult, corpus: Corpus, against: RunResult | None) -> list[Measurement]:
-        from hubpub.measure.stats import ratio_interval
+        from hubpub.measure.stats import seconds_interval
 
         ids = [clip.id for clip in corpus.recorded if clip.turns is not None]
         mine = self._parts(run, corpus)
@@ -65,12 +65,12 @@ class Der(Metric):
             raise MeasureError("der has no speech to count in", where=f"run {run.job.run}", fix=fix)
         values = {name: [_of(part, name) for part in mine] for name in self.gives}
         figures = [
-            self._rate(run, name, values[name], speech, ratio_interval(values[name], speech)) for name in self.gives
+            self._rate(run, name, values[name], speech, seconds_interval(values[name], speech)) for name in self.gives
         ]
         if self.per_clip:
             clips = zip(ids, values["der"], speech, strict=True)
             figures += [
-                self._rate(run, "der", [errors], [of], ratio_interval([errors], [of]), subset=f"clip:{name}")
+                self._rate(run, "der", [errors], [of], seconds_interval([errors], [of]), subset=f"clip:{name}")
                 for name, errors, of in clips
                 if of
             ]
