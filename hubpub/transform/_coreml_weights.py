@@ -74,7 +74,7 @@ class Weight:
 
     def content(self, form: Form) -> tuple[object, ...]:
         """The same for weights that are the same blobs when they are palettized."""
-        return (self.ref, self.shape if form.axis is not None else None)
+        return (self.ref, self.opset, self.shape if form.axis is not None else None)
 
     @property
     def where(self) -> str:

@@ -159,9 +159,16 @@ def _chosen(package: Package, rows: list[list[Chosen]], params: Palettize) -> It
     if mixed is None:
         yield from (options[0] for options in rows)
         return
-    options = [[Option(each.form.bits, _cost(each), each.noise) for each in row] for row in rows]
+    # Weights of the same content lie in the file once, so they are chosen for together.
+    places: dict[object, list[int]] = {}
+    for place, row in enumerate(rows):
+        same = (row[0].weight.file, *((each.weight.content(each.form), each.form) for each in row))
+        places.setdefault(same, []).append(place)
+    alike = list(places.values())
+    options = [[Option(e.form.bits, _cost(e), e.noise * len(each)) for e in rows[each[0]]] for each in alike]
     if mixed.max_bytes is None:
-        taken = choose(options, max_noise=mixed.max_noise)
+        assert mixed.max_noise is not None
+        taken = choose(options, max_noise=mixed.max_noise * (len(rows) / len(alike)))
         fix = "allow more noise, or more bits"
     else:
         # What is not palettized takes its bytes anyway.
@@ -170,7 +177,8 @@ def _chosen(package: Package, rows: list[list[Chosen]], params: Palettize) -> It
         fix = "allow more bytes, or fewer bits"
     if taken is None:
         raise StepError("no choice of bits keeps the budget", where=package.path.name, fix=fix)
-    yield from (row[index] for row, index in zip(rows, taken, strict=True))
+    index_of = {place: index for each, index in zip(alike, taken, strict=True) for place in each}
+    yield from (row[index_of[place]] for place, row in enumerate(rows))
 
 
 def _cost(chosen: Chosen) -> int:

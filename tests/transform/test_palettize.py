@@ -406,6 +406,17 @@ def test_functions_of_one_package_share_what_they_shared(tmp_path: Path, params:
     assert up == {"one/up_weight_0": [64, 48], "same/up_weight_0": [64, 48], "other/up_weight_0": [96, 48]}
     loaded = coremltools.models.MLModel(str(tmp_path / "made.mlpackage"), skip_model_load=True, function_name="one")
     assert len(loaded.get_spec().mlProgram.functions) == 3
+    few, many = (params | {"bits": bits} for bits in (1, params["bits"]))
+    sizes = [
+        palettized(tmp_path / "three.mlpackage", tmp_path / f"{each['bits']}.mlpackage", **each)["bytes_out"]
+        for each in (few, many)
+    ]
+    mixed = MixedBits(bits=(1, params["bits"]), max_bytes=sum(sizes) // 2)
+    facts = palettized(tmp_path / "three.mlpackage", tmp_path / "mixed.mlpackage", **params | {"mixed": mixed})
+    assert sizes[0] < facts["bytes_out"] <= sum(sizes) // 2
+    methods = {row["weight"]: row["method"] for row in facts["layers"]}
+    for name in ("mixing_y_0", "up_weight_0", "down_weight_0", "forward_weight_0", "backward_weight_0"):
+        assert methods[f"one/{name}"] == methods[f"same/{name}"]
 
 
 def test_a_channel_that_all_but_vanishes_keeps_its_scale(tmp_path: Path) -> None:
