@@ -82,6 +82,14 @@ def _again(package: Package) -> tuple[Part, ...]:
     return tuple(Part(p.index, p.name, p.spec.WhichOneof("Type"), p.spec) for p in package.parts)
 
 
+def test_a_program_that_does_not_hold_together_is_one_line(packages: Any) -> None:
+    package = Package.open(packages.ios16)
+    ((_, _, block),) = main_blocks(package.parts[0].program)
+    del next(each for each in block.operations if each.type == "const").outputs[:]
+    with pytest.raises(CoremlFileError, match="const without outputs: is a const without a value; fetch or"):
+        Model(package)
+
+
 def test_an_image_is_no_array(packages: Any) -> None:
     package = Package.open(packages.ios16)
     package.spec.description.input[0].type.imageType.SetInParent()

@@ -11,6 +11,7 @@ from hubpub.coremlfile.mil.graph import Precision, Read
 from hubpub.coremlfile.mil.translate import Translated, input_name, output_name, translate
 from hubpub.coremlfile.mil.types import TensorType
 from hubpub.coremlfile.package import Package, Part
+from hubpub.coremlfile.program import check_program
 from hubpub.errors import CoremlFileError
 
 if TYPE_CHECKING:
@@ -110,13 +111,14 @@ class Model:
 
 
 def _stage(package: Package, part: Part, precision: Precision, threads: int) -> Program:
-    program = package.part(part.index).program
+    part = package.part(part.index)
+    check_program(package, part)
     function, description = _described(part.spec.description)
     for each in (*description.input, *description.output):
         if (kind := each.type.WhichOneof("Type")) != "multiArrayType":
             what = f"{each.name} is of the type {kind}, not an array"
             raise CoremlFileError(what, where=package.path.name, fix="convert it with arrays as inputs and outputs")
-    return Program(program, package.array, precision=precision, function=function, threads=threads)
+    return Program(part.program, package.array, precision=precision, function=function, threads=threads)
 
 
 def _described(description: Any) -> tuple[str, Any]:
