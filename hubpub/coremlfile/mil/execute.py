@@ -131,7 +131,7 @@ def _session(translated: Translated, threads: int) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # an error is raised, and said once
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     names = list(translated.weights)
