@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -389,3 +390,10 @@ def test_a_quantized_model_is_refused_with_what_can_be_done(tmp_path: Path) -> N
     target, _ = apply(StaticInt8(**SMALL), model, tmp_path, Inputs(9, 16))
     with pytest.raises(StepError, match=r"is quantized already .*; start from the float model$"):
         apply(SmoothQuantInt8(**SMALL), onnx.load(target), tmp_path / "again", Inputs(9, 16))
+
+
+def test_weights_of_extreme_size_have_facts_that_are_numbers(tmp_path: Path) -> None:
+    text = "g (float[n, 16] x) => (float[n, 16] y) { a = MatMul (x, w) y = MatMul (a, v) }"
+    facts = check(graph(text, w=matrix(16, 16) * f32(1e25), v=matrix(16, 16, 1) * f32(1e-27)), tmp_path, Inputs(9, 16))
+    json.dumps(facts, allow_nan=False)
+    assert all(layer["snr_db"] > 35 and layer["output_snr_db"] > 25 for layer in facts["layers"])
