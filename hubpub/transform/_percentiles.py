@@ -107,8 +107,9 @@ def cover(
     result = []
     for g, smoothing in zip(groups, chosen, strict=True):
         margin = smoothing.candidate.margin
-        low, high = (max(found[name, end] for name in g.inputs) * margin for end in (0, 1))
-        result.append(replace(smoothing, low=0.0 - low, high=high))
+        each_of = [(0.0 - found[name, 0] * margin, found[name, 1] * margin) for name in g.inputs]
+        low, high = min(one for one, _ in each_of), max(other for _, other in each_of)
+        result.append(replace(smoothing, low=low, high=high, ranges=tuple(each_of) if len(each_of) > 1 else ()))
     return result
 
 

@@ -67,6 +67,7 @@ class Smoothing:
         high: the greatest.
         means: ``[2, K]``, of the smoothed inputs, before and after they are quantized.
         snr_db: of the quantized output on the rows that the choice was not made from (fixed: on all rows).
+        ranges: ``low`` and ``high`` of each input alone, where a matrix is shared and so there are several.
     """
 
     candidate: Candidate
@@ -75,6 +76,11 @@ class Smoothing:
     high: float
     means: Floats
     snr_db: float
+    ranges: tuple[tuple[float, float], ...] = ()
+
+    def range_of(self, number: int) -> tuple[float, float]:
+        """What the range of an input of the group covers, by its number."""
+        return self.ranges[number] if self.ranges else (self.low, self.high)
 
 
 def candidates(alphas: Iterable[float], floors: Iterable[float], margins: Iterable[float]) -> list[Candidate]:
@@ -150,6 +156,12 @@ def divisors_of(candidate: Candidate, low: Array, high: Array, weight_reach: Arr
     divisors /= np.exp(np.log(divisors).mean())
     scaled: Floats = divisors.astype(np.float32)
     return scaled
+
+
+def range_of(chosen: Smoothing, low: Array, high: Array) -> tuple[float, float]:
+    """What a range covers of inputs of these extremes ``[K]`` that are divided as was chosen."""
+    divisors = np.ones(len(low), np.float32) if chosen.divisors is None else chosen.divisors
+    return _range(chosen.candidate, Half(low, high, np.zeros((0, len(low)), np.float32)), divisors)
 
 
 def _range(candidate: Candidate, seen: Half, divisors: Floats) -> tuple[float, float]:

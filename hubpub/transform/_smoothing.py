@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,7 +157,11 @@ class SmoothQuant:
             tried = _smooth.candidates(_smooth.ALPHAS, _smooth.FLOORS, [params.margin * m for m in _smooth.MARGINS])
         else:
             tried = [_smooth.Candidate(params.alpha, 1.0, params.margin)]
-        return _smooth.choose(halves, columns, reach, tried, asymmetric=params.asymmetric, pair_safe=self._pair_safe)
+        chosen = _smooth.choose(halves, columns, reach, tried, asymmetric=params.asymmetric, pair_safe=self._pair_safe)
+        if len(g.inputs) == 1:
+            return chosen
+        ends = [(seen[extremes[name]]["low"].min(0), seen[extremes[name]]["high"].max(0)) for name in g.inputs]
+        return replace(chosen, ranges=tuple(_smooth.range_of(chosen, low, high) for low, high in ends))
 
     def _guesses(self, layers: list[Layer], pool: ThreadPoolExecutor) -> dict[str, SmoothedTail]:
         """For each input a look at its tail under the divisors that the windows so far suggest; alpha is known."""
@@ -228,8 +233,12 @@ class SmoothQuant:
         folder: Folder,
     ) -> None:
         by_weight = {(m[0].weight, m[0].transposed, m[0].alpha): m for m in made}
-        scale, zero = _smooth.grid_of(smoothing.low, smoothing.high, asymmetric=self._params.asymmetric)
+        grids = {
+            name: _smooth.grid_of(*smoothing.range_of(number), asymmetric=self._params.asymmetric)
+            for number, name in enumerate(g.inputs)
+        }
         for layer in g.layers:
+            scale, zero = grids[layer.input]
             first, values, steps, snr, rescaled, offset = by_weight[layer.weight, layer.transposed, layer.alpha]
             scope, index = layer.use.scope, layer.use.index
             left = layer.input
@@ -243,7 +252,9 @@ class SmoothQuant:
                 left = writer.activation(scope, index, left, scale, zero)
                 right, integers[layer.name] = writer.weight(scope, index, layer.weight, form, values, steps)
             replace_product(self._weights, layer, left, right)
-            corrected = offset is not None and self._params.correct_means and folder.offset(layer, offset)
+            # Each input of several has means of its own.
+            correct = self._params.correct_means and len(g.inputs) == 1
+            corrected = offset is not None and correct and folder.offset(layer, offset)
             if layer is first:
                 sizes = self._weights.nbytes(layer.weight), values.nbytes + steps.nbytes
                 self._ledger.enter(
@@ -255,7 +266,8 @@ class SmoothQuant:
                     snr=snr,
                     scales=np.concatenate([np.atleast_1d(scale), steps]),
                 )
-                facts = self._layer_facts(smoothing, places[layer.input])
+                low, high = smoothing.range_of(g.inputs.index(layer.input))
+                facts = self._layer_facts(replace(smoothing, low=low, high=high), places[layer.input])
                 self._ledger.layers[-1].update({**facts, "columns_rescaled": rescaled, "mean_corrected": corrected})
 
     @staticmethod
@@ -291,7 +303,7 @@ def _save(path: Path, identity: str, chosen: list[Smoothing]) -> None:
         if smoothing.divisors is not None:
             arrays[f"{number}/divisors"] = smoothing.divisors
         c = smoothing.candidate
-        heads.append([c.alpha, c.floor, c.margin, smoothing.low, smoothing.high, smoothing.snr_db])
+        heads.append([c.alpha, c.floor, c.margin, smoothing.low, smoothing.high, smoothing.snr_db, smoothing.ranges])
     partial = path.with_name(".chosen.partial")
     with partial.open("wb") as file:
         np.savez(file, allow_pickle=False, head=np.array(json.dumps([identity, heads])), **arrays)
@@ -312,8 +324,9 @@ def _load(path: Path, identity: str, groups: int) -> list[Smoothing] | None:
                     high,
                     state[f"{n}/means"],
                     snr,
+                    tuple((one, other) for one, other in ranges),
                 )
-                for n, (alpha, floor, margin, low, high, snr) in enumerate(heads)
+                for n, (alpha, floor, margin, low, high, snr, ranges) in enumerate(heads)
             ]
     except (OSError, ValueError, KeyError, EOFError):
         return None

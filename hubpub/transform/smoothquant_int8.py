@@ -38,7 +38,7 @@ class SmoothQuantInt8(CalibratedInt8):
     that of inference on one window, then that of the largest group of layers that share an input.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     transform: Literal["smoothquant_int8"] = "smoothquant_int8"
     alpha: Annotated[float, Field(ge=0, le=1)] | Literal["search"] = Field(

@@ -397,3 +397,22 @@ def test_weights_of_extreme_size_have_facts_that_are_numbers(tmp_path: Path) -> 
     facts = check(graph(text, w=matrix(16, 16) * f32(1e25), v=matrix(16, 16, 1) * f32(1e-27)), tmp_path, Inputs(9, 16))
     json.dumps(facts, allow_nan=False)
     assert all(layer["snr_db"] > 35 and layer["output_snr_db"] > 25 for layer in facts["layers"])
+
+
+@pytest.mark.parametrize("how", [{}, {"alpha": 0.5, "ranges": "percentile"}, {"asymmetric": False, "alpha": 0}])
+def test_inputs_of_a_shared_matrix_have_ranges_of_their_own(how: dict[str, Any], tmp_path: Path) -> None:
+    text = """
+    g (float[n, 16] x) => (float[n, 16] y, float[n, 16] z)
+    {
+      a = MatMul (x, w)
+      y = Add (a, bias)
+      large = Mul (x, factor)
+      b = MatMul (large, w)
+      z = Add (b, bias)
+    }
+    """
+    model = graph(text, w=matrix(16, 16), bias=matrix(16, 16)[0], factor=f32(1000.0))
+    target, _ = apply(SmoothQuantInt8(**SMALL, **how), model, tmp_path, Inputs(40, 16))
+    window = dict(next(iter(Inputs(40, 16, seed=1))))
+    for one, other in zip(runs(tmp_path / "m.onnx", window), runs(target, window), strict=True):
+        assert snr(one, other) > 30
