@@ -35,3 +35,10 @@ class Silent:
 
     def note(self, text: str) -> None:
         """Ignore."""
+
+
+def counted(n: int, unit: str) -> str:
+    """``1 word``, ``2 words``."""
+    if n == 1:
+        unit = unit.removesuffix("es") if unit.endswith("sses") else unit.removesuffix("s")
+    return f"{n} {unit}"

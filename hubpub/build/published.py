@@ -167,7 +167,7 @@ class PublishedRelease:
         timings = self.manifest.observed.files.get(f"measurements/{name.removeprefix('runs/')}.timings.jsonl")
         try:
             machine = Machine.model_validate(record.identity.get("machine"))
-            whole = {field: seen.get(field) for field in ("load_s", "peak_rss_bytes")}
+            whole = {field: seen.get(field) for field in ("load_s", "peak_rss_bytes", "others_share")}
             observed = Observed.model_validate({"machine": machine, **whole})
         except ValidationError:
             return None

@@ -17,7 +17,7 @@ from hubpub.build.decide import files_at
 from hubpub.build.dropin import drop_in_record
 from hubpub.build.plan import Plan
 from hubpub.build.records import audio_kept, lines_kept
-from hubpub.build.run import Done
+from hubpub.build.run import Done, sidecars
 from hubpub.build.script import ScriptTask
 from hubpub.build.task import Task, distribution_version
 from hubpub.build.tasks import MEASUREMENTS, OBSERVED, CalibratedTask, ClientTask, CorpusTask, MetricsTask, marked
@@ -44,6 +44,9 @@ from hubpub.measure.result import RUN, TIMINGS, UTTERANCES
 from hubpub.recipe import lock_path, template_file
 from hubpub.store import FileDigest, Store, exchange, sha256_of, write_atomic
 from hubpub.store.files import recover, storage_errors, sync_folder
+
+SPARE_BYTES = 2 << 30
+"""Disk that is left free where a link would save a copy."""
 
 
 @dataclass(frozen=True)
@@ -172,8 +175,11 @@ def assemble(
 ) -> Manifest:
     """Write the whole release into the empty ``folder``, the manifest last; ``rebuild`` as by `rebuild_files`."""
     files = release_files(plan, done)
+    beside = {each for path in files if path.endswith(".onnx") for each in sidecars(path, files)}
     for path, file in files.items():
-        store.place(file.digest, folder / path)
+        # onnx.load refuses data files with several links; where disk is short they get them all the same.
+        room = shutil.disk_usage(folder).free - file.digest.size >= SPARE_BYTES
+        store.place(file.digest, folder / path, link=path not in beside or not room)
     records: dict[str, Digest] = {}
     for path, content in rebuild.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from hubpub.build.task import EVERYTHING, Room, Task
 from hubpub.errors import StepError
-from hubpub.report import Reporter
+from hubpub.report import Reporter, counted
 from hubpub.store import FileDigest, Result, Store, copy_file
 from hubpub.store.files import storage_errors
 
@@ -145,7 +145,8 @@ def _run_task(
         result = Result(stored, outcome.facts, {**outcome.observed, "seconds": round(seconds, 3)})
         store.save(key, result)
     shutil.rmtree(resume, ignore_errors=True)
-    reporter.end(task.name, f"{len(stored)} files, {sum(item.size for item in stored.values()):,} bytes")
+    written = f"{counted(len(stored), 'files')}, {sum(item.size for item in stored.values()):,} bytes"
+    reporter.end(task.name, "; ".join(filter(None, (written, outcome.remark))))
     return result
 
 

@@ -60,6 +60,8 @@ class Outcome:
 
     facts: dict[str, Any] = field(default_factory=dict)
     observed: dict[str, Any] = field(default_factory=dict)
+    remark: str = ""
+    """What the user should know at once."""
 
 
 def named_for_the_reader(error: _Failure, where: str, *folders: Path) -> _Failure:

@@ -25,7 +25,7 @@ from hubpub.manifest import candidate_file
 from hubpub.measure.clients.base import Client
 from hubpub.measure.machine import machine
 from hubpub.measure.measurement import Measurement
-from hubpub.measure.result import RunResult
+from hubpub.measure.result import RunResult, others_in_words
 from hubpub.measure.run import run_client
 from hubpub.onnxfile.marks import is_synthetic
 from hubpub.recipe import RunSpec
@@ -183,7 +183,8 @@ class ClientTask(Task):
             copy_file(path, target)
         seconds = sum(utterance.audio_s for utterance in result.utterances)
         facts = {"utterances": len(result.utterances), "audio_seconds": round(seconds, 3)}
-        return Outcome(facts, result.observed.model_dump(mode="json", exclude={"machine"}))  # the identity has that
+        observed = result.observed.model_dump(mode="json", exclude={"machine"})  # the identity has that
+        return Outcome(facts, observed, others_in_words(result.observed.others_share))
 
 
 def marked(path: Path) -> bool:

@@ -63,13 +63,6 @@ def narrow(measurement: dict[str, Any]) -> str:
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def counted(n: int, unit: str) -> str:
-    """``1 word``, ``2 words``."""
-    if n == 1:
-        unit = unit.removesuffix("es") if unit.endswith("sses") else unit.removesuffix("s")
-    return f"{n} {unit}"
-
-
 def cell(text: object) -> str:
     """Text that cannot break out of a Markdown table cell."""
     plain = " ".join(str(text).split())

@@ -8,13 +8,15 @@ from typing import Any
 
 import yaml
 
-from hubpub.card.figures import cell, counted, duration, figure, number, size
+from hubpub.card.figures import cell, duration, figure, number, size
 from hubpub.card.listen import listen
 from hubpub.card.parts import by_part
 from hubpub.card.sensitivity import shown
 from hubpub.card.tables import choices, side_by_side
 from hubpub.errors import ReleaseError
 from hubpub.manifest import Manifest
+from hubpub.measure.result import others_in_words
+from hubpub.report import counted
 
 MAX_CARD_BYTES = 4 << 20
 PROSE = "card"
@@ -98,7 +100,9 @@ def _runs(manifest: Manifest) -> list[dict[str, Any]]:
     """The measurements, grouped by run: of the whole corpus, of its strata, of each clip; those of candidates apart."""
     runs: dict[str, dict[str, Any]] = {}
     for each in (each for each in manifest.all_measurements() if "@" not in each.run):
-        run = runs.setdefault(each.run, {"name": each.run, "client": each.client, "versions": {}})
+        seen = manifest.observed.steps.get(f"runs/{each.run}", {})
+        beside = others_in_words(seen.get("others_share"))
+        run = runs.setdefault(each.run, {"name": each.run, "client": each.client, "versions": {}, "beside": beside})
         kind = "figures" if each.subset is None else "parts" if each.subset.startswith("clip:") else "strata"
         run.setdefault(kind, []).append(each.model_dump(mode="json"))
         run["versions"].update(each.versions)

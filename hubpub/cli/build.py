@@ -21,6 +21,7 @@ from hubpub.cli.common import (
     size,
 )
 from hubpub.cli.progress import reporter
+from hubpub.report import counted
 
 
 def build(
@@ -110,8 +111,9 @@ def build(
         total = sum(file.size for file in built.manifest.files.values())
         taken = f", {len(built.published)} of them as published" if built.published else ""
         typer.echo(
-            f"{state}: {shown(built.folder)}, {len(built.manifest.files)} files, {size(total)}; "
-            f"{len(built.ran)} steps run, {len(built.cached)} cached{taken}, {size(built.bytes_fetched)} fetched"
+            f"{state}: {shown(built.folder)}, {counted(len(built.manifest.files), 'files')}, {size(total)}; "
+            f"{counted(len(built.ran), 'steps')} run, {len(built.cached)} cached{taken}, "
+            f"{size(built.bytes_fetched)} fetched"
         )
         if same is not None:
             typer.echo("the same content as the release" if same else "NOT the same content as the release")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from hubpub.cli.common import AsJson, CacheFolder, Quiet, print_json, size
+from hubpub.report import counted
 
 app = typer.Typer(help="Look at the cache, verify it, or free space in it.", no_args_is_help=True)
 
@@ -86,4 +87,4 @@ def collect(
     if json:
         print_json({"files": count, "bytes": freed})
     elif not quiet:
-        typer.echo(f"removed {count} files, {size(freed)}")
+        typer.echo(f"removed {counted(count, 'files')}, {size(freed)}")

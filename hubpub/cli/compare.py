@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hubpub.cli.common import AsJson, CacheFolder, Quiet, place, print_json, printable, size
+from hubpub.report import counted
 
 if TYPE_CHECKING:
     from hubpub.build.compare import Compared, FigureRow
@@ -54,7 +55,13 @@ def show(found: Compared) -> None:
         ]
         equal = [each for each in found.files if each.same]
         if equal:
-            rows.append((f"{len(equal)} files, the same bytes", *[size(sum(each.new or 0 for each in equal))] * 2, ""))
+            rows.append(
+                (
+                    f"{counted(len(equal), 'files')}, the same bytes",
+                    *[size(sum(each.new or 0 for each in equal))] * 2,
+                    "",
+                )
+            )
         rows.append(("all", size(totals[0]), size(totals[1]), _percent(*totals)))
         _table(("file", "A", "B", ""), rows)
     figures = [(printable(each.key), _figure(each.old), _figure(each.new), _delta(each)) for each in found.figures]

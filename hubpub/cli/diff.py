@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hubpub.cli.common import AsJson, print_json, printable, size
+from hubpub.report import counted
 
 if TYPE_CHECKING:
     from hubpub.publish.diff import Diff, FigureChange
@@ -86,7 +87,9 @@ def _show_files(found: Diff) -> None:
         if count > _MOST_ROWS:
             typer.echo(f"  {kind:8} and {count - _MOST_ROWS} more")
     if found.same:
-        typer.echo(f"  {'same':8} {len(found.same)} files, {size(sum(each.new or 0 for each in found.same))}")
+        typer.echo(
+            f"  {'same':8} {counted(len(found.same), 'files')}, {size(sum(each.new or 0 for each in found.same))}"
+        )
     typer.echo(f"to send: at most {size(found.bytes_to_send)}")
 
 

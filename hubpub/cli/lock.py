@@ -6,6 +6,7 @@ import typer
 
 from hubpub.cli.common import AsJson, CacheFolder, Quiet, RecipePath, print_json
 from hubpub.cli.progress import reporter
+from hubpub.report import counted
 
 
 def lock(recipe: RecipePath, cache: CacheFolder = None, json: AsJson = False, quiet: Quiet = False) -> None:
@@ -23,5 +24,5 @@ def lock(recipe: RecipePath, cache: CacheFolder = None, json: AsJson = False, qu
         print_json({"lock": str(lock_path(recipe)), "sources": made.model_dump(mode="json")["sources"]})
     elif not quiet:
         for name, source in made.sources.items():
-            typer.echo(f"{name}: {source.name} {source.revision}, {len(source.files)} files")
+            typer.echo(f"{name}: {source.name} {source.revision}, {counted(len(source.files), 'files')}")
         typer.echo(f"wrote {lock_path(recipe)}")

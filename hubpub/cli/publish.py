@@ -10,6 +10,7 @@ import typer
 
 from hubpub.cli.common import AsJson, Quiet, print_json, shown
 from hubpub.cli.diff import Branch, Repo, as_json, show
+from hubpub.report import counted
 
 if TYPE_CHECKING:
     from hubpub.publish.publish import Published
@@ -80,10 +81,10 @@ def _outcome(done: Published, *, dry_run: bool) -> list[str]:
     lines = [*done.loaded]
     if done.opened:
         state = "holds this release already" if done.opened.found else "opened"
-        lines.append(f"pull request {state}: {done.opened.url}, {done.verified} files verified by hash")
+        lines.append(f"pull request {state}: {done.opened.url}, {counted(done.verified, 'files')} verified by hash")
     elif done.landed:
         how = "found published, its answer had been lost" if done.landed.recognised else "published"
-        lines.append(f"{how}: {done.landed.url}, {done.verified} files verified by hash")
+        lines.append(f"{how}: {done.landed.url}, {counted(done.verified, 'files')} verified by hash")
     if done.tagged:
         lines.append(f"tag: {done.tagged}")
     return lines

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hubpub.cli.common import AsJson, Quiet, print_json, printable
+from hubpub.report import counted
 
 
 def revert(
@@ -48,4 +49,4 @@ def revert(
         elif dry_run:
             typer.echo("dry run: nothing was changed")
         else:
-            typer.echo(f"reverted: {done.url}, {done.verified} files verified by hash")
+            typer.echo(f"reverted: {done.url}, {counted(done.verified, 'files')} verified by hash")

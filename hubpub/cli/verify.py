@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hubpub.cli.common import AsJson, Quiet, print_json, size
+from hubpub.report import counted
 
 if TYPE_CHECKING:
     from hubpub.manifest import Manifest
@@ -33,7 +34,7 @@ def verify(
     if json:
         print_json({"ok": True, "name": manifest.name, "digest": manifest.digest, "files": len(listed), "bytes": total})
     elif not quiet:
-        typer.echo(f"{release}: ok, {len(listed)} files, {size(total)}, digest {manifest.digest}")
+        typer.echo(f"{release}: ok, {counted(len(listed), 'files')}, {size(total)}, digest {manifest.digest}")
 
 
 def _verify(release: str, quiet: bool) -> Manifest:

@@ -58,23 +58,26 @@ def split_alias(package: Package, alias: Alias) -> None:
     blocks = list(main_blocks(part.program))
     if len(blocks) != 1:
         raise CoremlFileError(f"{name!r} is input and output of a model of several functions", where=where)
+    _, function, block = blocks[0]
+    if name not in {each.name for each in function.inputs} or name not in block.outputs:
+        raise CoremlFileError(f"{name!r} is described as input and output, and its function has it as one", where=where)
     inner = _free_name(f"{name}_in", package)
     for giver in givers:
         _rename(giver.spec.description.output, name, inner)
-        for _, _, block in main_blocks(giver.program):
-            _rename_in_block(block, name, inner)
-    _, function, block = blocks[0]
-    _rename(part.spec.description.input, name, inner)
-    given = next((each for each in function.inputs if each.name == name), None)
-    if given is None or name not in block.outputs:
-        raise CoremlFileError(f"{name!r} is described as input and output, and its function has it as one", where=where)
-    _rename_in_block(block, name, inner, outputs=False)
-    given.name = inner
+        for _, _, given in main_blocks(giver.program):
+            _rename_in_block(given, name, inner)
+    for reader in package.programs:
+        if givers[0].index < reader.index <= part.index:  # whoever reads it further on reads what this model gives
+            _rename(reader.spec.description.input, name, inner)
+            for _, takes, read in main_blocks(reader.program):
+                if name in {each.name for each in takes.inputs}:
+                    _rename(takes.inputs, name, inner)
+                    _rename_in_block(read, name, inner, outputs=False)
     identity = block.operations.add()
     identity.type = "identity"
     identity.inputs["x"].arguments.add().name = inner
     output = identity.outputs.add()
-    output.CopyFrom(given)
+    output.CopyFrom(next(each for each in function.inputs if each.name == inner))
     output.name = name
     title = identity.attributes["name"]
     title.type.tensorType.dataType = 2

@@ -90,6 +90,8 @@ def check_program(package: Package, part: Part) -> None:
             raise CoremlFileError(f"{what} has no value", where=where, fix=_AGAIN)
     if not part.spec.isUpdatable:
         _check_interface(part, where)
+    if package.is_pipeline:
+        _check_fed(package, part, where)
 
 
 def _check_block(block: Any, outer: set[str], where: str, depth: int) -> None:
@@ -148,3 +150,16 @@ def _check_interface(part: Part, where: str) -> None:
             raise CoremlFileError("its inputs are not those that it describes", where=where, fix=_AGAIN)
         if not {each.name for each in description.output} <= gives:
             raise CoremlFileError("its outputs are not those that it describes", where=where, fix=_AGAIN)
+
+
+def _check_fed(package: Package, part: Part, where: str) -> None:
+    """Whether a model of a pipeline gets all that it needs, from outside or from a model before it."""
+    before = [package.spec.description.input, *(each.spec.description.output for each in package.parts[: part.index])]
+    known = {feature.name for features in before for feature in features}
+    for feature in part.spec.description.input:
+        if feature.name not in known and not feature.type.isOptional:
+            raise CoremlFileError(
+                f"its input {feature.name!r} comes neither from outside nor from a model before it",
+                where=where,
+                fix=_AGAIN,
+            )

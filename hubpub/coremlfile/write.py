@@ -139,12 +139,21 @@ class Edit:
                     payload = self.payloads[handle]
                     at = payload.key
                     if payload.count < IMMEDIATE:
-                        value.immediateValue.tensor.bytes.values = payload.produce()
+                        _put_inline(value.immediateValue.tensor, payload)
                         continue
                     if at not in offsets:
                         offsets[at] = writer.add(payload.kind, payload.count, payload.produce())
                 value.blobFileValue.offset = offsets[at]
         return writer.digest
+
+
+def _put_inline(tensor: Any, payload: Payload) -> None:
+    """Write a payload into the program, in the field in which its type is read there."""
+    data = payload.produce()
+    if payload.kind.name == "fp32":
+        tensor.floats.values[:] = payload.kind.unpack(data, payload.count).tolist()
+    else:
+        tensor.bytes.values = data
 
 
 def _by_file(spec: Any) -> dict[str, list[tuple[str, Any]]]:

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from hubpub.measure.measurement import Machine
@@ -35,6 +36,33 @@ def peak_rss_bytes() -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+class OthersClock:
+    """CPU time that other processes, or other machines on the same host, take of the cores that this one may use."""
+
+    def __init__(self) -> None:
+        self._busy, self._own = _cpu_seconds()
+
+    def seconds(self) -> float | None:
+        """Since this was made; ``None`` where the system does not tell."""
+        busy, own = _cpu_seconds()
+        return None if busy is None or self._busy is None else max(0.0, busy - self._busy - (own - self._own))
+
+
+def _cpu_seconds() -> tuple[float | None, float]:
+    """What all processes have taken of the cores, time stolen by a hypervisor included, and what this one has."""
+    times = os.times()
+    own = times.user + times.system + times.children_user + times.children_system
+    if sys.platform != "linux":
+        return None, own
+    cores = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    with suppress(OSError, ValueError, IndexError):  # hidden from a container, or not as proc(5) has it
+        lines = [line.split() for line in Path("/proc/stat").read_text(encoding="ascii").splitlines()]
+        ticks = [[int(tick) for tick in line[1:9]] for line in lines if line[0] in cores]
+        busy = sum(sum(each) - each[3] - each[4] for each in ticks)  # all but idle and iowait
+        return busy / os.sysconf("SC_CLK_TCK"), own
+    return None, own
 
 
 def _system() -> str:

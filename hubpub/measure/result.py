@@ -114,19 +114,46 @@ _OF_SOME = ("turns", "windows", "pieces", "rate")
 
 
 class Timing(_Frozen):
-    """What one clip took; ``peak_rss_bytes`` is the worker's peak so far."""
+    """What one clip took.
+
+    Attributes:
+        id: of the clip.
+        wall_s: time on the clock.
+        peak_rss_bytes: the worker's peak so far.
+        others_cpu_s: CPU time that other programs took meanwhile, where the system tells.
+    """
 
     id: str
     wall_s: float
     peak_rss_bytes: int
+    others_cpu_s: float | None = None
 
 
 class Observed(_Frozen):
-    """What the whole run took."""
+    """What the whole run took.
+
+    Attributes:
+        machine: where.
+        load_s: time to load the model.
+        peak_rss_bytes: of the process.
+        others_share: what other programs took of the CPU time of all cores while clips were timed, where that is known.
+    """
 
     machine: Machine
     load_s: float
     peak_rss_bytes: int
+    others_share: float | None = None
+
+
+BUSY = 0.1
+"""What other programs take of the processor, from which on it is said beside the timings."""
+
+
+def others_in_words(share: float | None) -> str:
+    """What is to be said of timings that were taken beside other programs; nothing of a quiet machine."""
+    if share is None or share < BUSY:
+        return ""
+    return f"other programs took {share * 100:.0f} % of the processor while it was timed"
 
 
 class RunResult(_Frozen):

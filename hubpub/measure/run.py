@@ -24,7 +24,7 @@ from hubpub.errors import KilledError, MeasureError
 from hubpub.measure.clients.base import Client
 from hubpub.measure.journal import join_parts, prepare_folder, recover, recover_all, write_atomically
 from hubpub.measure.machine import machine
-from hubpub.measure.result import PARTS, RUN, Job, Observed, RunResult, canonical_json
+from hubpub.measure.result import PARTS, RUN, Job, Observed, RunResult, Timing, canonical_json
 
 Progress = Callable[[float], None]
 """Called with the work just dealt with: seconds of audio, or characters of prompts."""
@@ -103,9 +103,18 @@ def run_client(
         raise MeasureError(f"only {len(done)} of {len(clip_ids)} clips were written", where=f"run {run}")
     # Peaks of the workers that were killed on the way count too.
     peak = max([loaded["peak_rss_bytes"], *(timing.peak_rss_bytes for timing in timings)])
-    observed = Observed(machine=machine(), load_s=loaded["load_s"], peak_rss_bytes=peak)
+    here = machine()
+    others = _others_share(timings, here.cores) if timed else None
+    observed = Observed(machine=here, load_s=loaded["load_s"], peak_rss_bytes=peak, others_share=others)
     write_atomically(out_dir / RUN, canonical_json(observed).encode())
     return RunResult.load(out_dir)
+
+
+def _others_share(timings: Sequence[Timing], cores: int) -> float | None:
+    """What other programs took of the cores' time; None where one clip does not tell."""
+    known = [timing.others_cpu_s for timing in timings if timing.others_cpu_s is not None]
+    wall_s = sum(timing.wall_s for timing in timings)
+    return round(min(1.0, sum(known) / (wall_s * cores)), 3) if wall_s and len(known) == len(timings) else None
 
 
 def client_in_words(client: Client, *, timed: bool) -> str:

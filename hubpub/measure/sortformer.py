@@ -175,13 +175,16 @@ def diarize(predict: Predict, features: Floats, chunking: Chunking, width: int, 
         Probabilities ``[frames of 80 ms, speakers]``.
 
     Raises:
-        MeasureError: the model's outputs do not fit the interface; there is not one frame.
+        MeasureError: the model's outputs do not fit the interface, or are no numbers; there is not one frame.
     """
     stream = Stream(predict, chunking, width, where)
     parts = [stream.step(chunk) for chunk in chunks(features, chunking)]
     if not parts:
         raise MeasureError("the clip is shorter than a frame", where=where)
-    return np.concatenate(parts)
+    said = np.concatenate(parts)
+    if not np.isfinite(said).all():  # which would count as silence, and agree with another that says the same
+        raise MeasureError("the model's probabilities are NaN or infinite", where=where)
+    return said
 
 
 def compress(embeddings: Floats, predictions: Floats, silence: Floats, size: int) -> tuple[Floats, Floats]:

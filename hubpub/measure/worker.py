@@ -24,7 +24,7 @@ from hubpub.errors import HubpubError, MeasureError
 from hubpub.measure.clients import AnyClient
 from hubpub.measure.clients.base import Client, Loaded, Output
 from hubpub.measure.journal import Journal, recover
-from hubpub.measure.machine import peak_rss_bytes
+from hubpub.measure.machine import OthersClock, peak_rss_bytes
 from hubpub.measure.result import OUTPUTS, Timing, Utterance
 
 if TYPE_CHECKING:
@@ -115,11 +115,13 @@ def _run_corpus(work: Work, loaded: Loaded, corpus_dir: Path, out: Path, events:
         for number, clip in left:
             events.clip = clip.id
             given = _given(work.client, corpus_dir, clip)
-            began = time.perf_counter()
+            others, began = OthersClock(), time.perf_counter()
             output = loaded.run(given)
-            wall_s = time.perf_counter() - began
+            wall_s, others_cpu_s = time.perf_counter() - began, others.seconds()
             utterance = _utterance(clip, output, _save_arrays(output, number, out))
-            journal.append(utterance, Timing(id=clip.id, wall_s=wall_s, peak_rss_bytes=peak_rss_bytes()))
+            peak = peak_rss_bytes()
+            timing = Timing(id=clip.id, wall_s=wall_s, peak_rss_bytes=peak, others_cpu_s=others_cpu_s)
+            journal.append(utterance, timing)
             events.send("clip", id=clip.id)
     events.clip = None
 

@@ -19,7 +19,7 @@ from hubpub.publish.diff import Diff, compare
 from hubpub.publish.release import Release
 from hubpub.publish.remote import Remote, content_of, read_commit
 from hubpub.publish.trouble import Trouble, client_errors, diagnose
-from hubpub.report import Reporter
+from hubpub.report import Reporter, counted
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
@@ -111,7 +111,7 @@ def send(target: Target, diff: Diff, *, pull_request: bool) -> list[CommitOperat
         for each in diff.sent
         if each.source is None
     ]
-    reporter.start("upload", f"{len(additions)} files to {hub.repo}", diff.bytes_to_send)
+    reporter.start("upload", f"{counted(len(additions), 'files')} to {hub.repo}", diff.bytes_to_send)
     hub.upload(additions, revision=target.branch, pull_request=pull_request)
     for each in additions:
         if each._upload_mode == "regular":

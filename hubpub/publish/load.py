@@ -16,7 +16,7 @@ from hubpub.measure.run import run_client
 from hubpub.publish.client import Hub
 from hubpub.publish.trouble import client_errors, diagnose
 from hubpub.recipe import Recipe, RunSpec, known_as
-from hubpub.report import Reporter
+from hubpub.report import Reporter, counted
 from hubpub.source import LockedSource, SourceContext
 from hubpub.source.base import Pinned
 from hubpub.store import Store, default_root, sha256_of
@@ -49,7 +49,7 @@ def load_back(repo: str, commit: str, recipe: Recipe, manifest: Manifest, report
             run, where = recipe.measure[name], f"{repo}@{commit[:12]}, run {name}"
             files = files_of(run, manifest)
             size = sum(manifest.files[path].size for path in files)
-            reporter.start(f"load {name}", f"download {len(files)} files and load them", size)
+            reporter.start(f"load {name}", f"download {counted(len(files), 'files')} and load", size)
             folder = _download(repo, commit, files, where, cache_dir=desk / "cache")
             _compare(folder, manifest, files, where, reporter)
             try:
@@ -60,7 +60,7 @@ def load_back(repo: str, commit: str, recipe: Recipe, manifest: Manifest, report
                 reporter.note(f"{error.where}: from the client's cache it {error.what.replace(f'{desk}/', '')}")
                 said += ", BUT ONLY from a plain folder (snapshot_download with local_dir), not from the client's cache"
             reporter.end(f"load {name}", said)
-            lines.append(f"{name}: {len(files)} files load with {run.via.client} and run: {said}")
+            lines.append(f"{name}: with {run.via.client}, {counted(len(files), 'files')} loaded and run: {said}")
     return lines
 
 

@@ -17,7 +17,7 @@ from hubpub.publish.client import Hub
 from hubpub.publish.diff import GITATTRIBUTES
 from hubpub.publish.remote import RemoteFile, content_of
 from hubpub.publish.trouble import client_errors, diagnose
-from hubpub.report import Reporter
+from hubpub.report import Reporter, counted
 from hubpub.source.download import Download
 from hubpub.source.names import matches
 from hubpub.store import Store, default_root
@@ -96,7 +96,7 @@ class _Verification:
             elif not self._sound(path, listed[path]):
                 wrong.append(f"{path} has other bytes than recorded")
         shutil.rmtree(self.desk, ignore_errors=True)
-        self.reporter.end("verify", f"{len(wrong)} wrong" if wrong else f"{len(present)} files as recorded")
+        self.reporter.end("verify", f"{len(wrong)} wrong" if wrong else f"{counted(len(present), 'files')} as recorded")
         if wrong:
             more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
             fix = "do not use it, and tell its owner"

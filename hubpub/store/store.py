@@ -147,12 +147,12 @@ class Store:
         self._digests.remember(target, digest, stamp)
         return digest
 
-    def place(self, digest: FileDigest, target: Path) -> None:
+    def place(self, digest: FileDigest, target: Path, *, link: bool = True) -> None:
         """Make the blob appear at ``target`` (reflink, link or copy), which must not exist; parents are created."""
         source = self.path(digest.sha256)
         with storage_errors(f"write {target.name}"):
             target.parent.mkdir(parents=True, exist_ok=True)
-            copy_file(source, target, link=True)
+            copy_file(source, target, link=link)
             self._digests.remember(target, digest, Stamp.of(target))
 
     def digest(self, path: Path) -> FileDigest:

@@ -17,11 +17,11 @@ import numpy as np
 
 from hubpub.errors import StepError
 from hubpub.transform import sensitivity
+from hubpub.transform._calibrated_int8 import CalibratedInt8, Call
 from hubpub.transform._integers import state_folder
 from hubpub.transform.exclude import AutoExclude, ExcludeBudget
 
 if TYPE_CHECKING:
-    from hubpub.transform._calibrated_int8 import CalibratedInt8
     from hubpub.transform.base import Facts, Progress, Windows
 
     Window = Mapping[str, np.ndarray[Any, np.dtype[Any]]]
@@ -43,18 +43,10 @@ class _Bound:
         return replace(self, step=self.step.model_copy(update=update, deep=deep), exclude=exclude)
 
     def apply(self, model: Path, target: Path, progress: Progress) -> Facts:
-        return self.step.quantize(model, target, self.windows, self.folder, progress, shared=self.always)
+        return self.step.quantize(model, Call(target, self.windows, self.folder, progress, self.always))
 
 
-def leave_out_worst(
-    step: CalibratedInt8,
-    exclude: AutoExclude,
-    model: Path,
-    target: Path,
-    windows: Windows,
-    resume: Path | None,
-    progress: Progress,
-) -> Facts:
+def leave_out_worst(step: CalibratedInt8, exclude: AutoExclude, model: Path, call: Call) -> Facts:
     """Run a step with the layers excluded that its budget asks for.
 
     Temporary disk: one model at a time, at most as large as the source, and the windows. An interrupted call goes on
@@ -74,10 +66,10 @@ def leave_out_worst(
     plain = step.model_copy(update={"exclude": always, "layout": "external", "report_runtime": False})
     file = OnnxFile.open(model)
     size = tensor_bytes(file, model.name)
-    with state_folder(resume, target) as state:
+    with state_folder(call.resume, call.target) as state:
         folder = state / "search"
         folder.mkdir(exist_ok=True)
-        kept = Kept(windows, state / "windows")
+        kept = Kept(call.windows, state / "windows")
         rest = _Bound(plain, kept, state, always, always)
         alone = rest.model_copy(update={"store_others": "fp32", "store_fp16": (), "store_excluded": "fp32"})
         layers = sensitivity.layers_of(alone, model, folder)
@@ -96,10 +88,11 @@ def leave_out_worst(
             for name, bound in (("alone", alone), ("rest", rest))
         ]
         part = size * 3 // 4 // (len(layers) + 1)
-        scanned = sensitivity.scan(benches[0], layers, lambda count: progress(count * part))
+        scanned = sensitivity.scan(benches[0], layers, lambda count: call.progress(count * part))
         choice, made = _choose(benches[1], scanned, budget, rest, model, folder)
         final = step.model_copy(update={"exclude": (*always, *choice.exclude)})
-        facts = final.quantize(model, target, kept, state, lambda count: progress(count // 4), shared=always)
+        last = replace(call, windows=kept, resume=state, progress=lambda n: call.progress(n // 4), shared=always)
+        facts = final.quantize(model, last)
     models = 1 + benches[0].models + benches[1].models + made + 1
     measured = benches[0].models + benches[1].models
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -25,6 +26,26 @@ from hubpub.transform.layout import LAYOUT_HELP, Layout
 if TYPE_CHECKING:
     from hubpub.transform._ledger import Ledger
     from hubpub.transform._weights import Weights
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a calibrated step.
+
+    Attributes:
+        target: the model to write.
+        windows: calibration input.
+        resume: a folder for state that outlives an interrupted call, or None.
+        progress: told of bytes.
+        shared: globs; if given, all layers but these are calibrated, whatever ``exclude`` says, and the state in
+            ``resume`` is left whole, so that steps that exclude more can share it.
+    """
+
+    target: Path
+    windows: Windows
+    resume: Path | None
+    progress: Progress
+    shared: tuple[str, ...] | None = None
 
 
 class CalibratedInt8(Calibrated):
@@ -58,39 +79,17 @@ class CalibratedInt8(Calibrated):
             OnnxFileError: the model is not sound, or cannot be written.
             StepError: nothing of it can be quantized, it is of a kind that cannot be, or a window does not fit it.
         """
+        call = Call(target, windows, resume, progress)
         if isinstance(self.exclude, AutoExclude):
             from hubpub.transform._auto_exclude import leave_out_worst
 
-            return leave_out_worst(self, self.exclude, model, target, windows, resume, progress)
-        return self.quantize(model, target, windows, resume, progress)
+            return leave_out_worst(self, self.exclude, model, call)
+        return self.quantize(model, call)
 
-    def quantize(
-        self,
-        model: Path,
-        target: Path,
-        windows: Windows,
-        resume: Path | None,
-        progress: Progress,
-        *,
-        shared: tuple[str, ...] | None = None,
-    ) -> Facts:
-        """As `apply_calibrated`, without the search for layers to exclude.
-
-        Args:
-            model: to read.
-            target: to write.
-            windows: calibration input.
-            resume: a folder for state, or None.
-            progress: told of bytes.
-            shared: globs; all layers but these are calibrated, whatever ``exclude`` says, and the state in ``resume``
-                is left whole, so that steps that exclude more can share it.
-        """
+    def quantize(self, model: Path, call: Call) -> Facts:
+        """As `apply_calibrated`, without the search for layers to exclude."""
         return rewrite_file(
-            self.plan(),
-            model,
-            target,
-            progress,
-            lambda weights, _: self.rewrite(weights, target, windows, resume, progress, shared),
+            self.plan(), model, call.target, call.progress, lambda weights, _: self.rewrite(weights, call)
         )
 
     def plan(self) -> Plan:
@@ -99,14 +98,6 @@ class CalibratedInt8(Calibrated):
             self.layout, self.store_others, self.store_fp16, named(self.exclude), self.min_elements, self.report_runtime
         )
 
-    def rewrite(
-        self,
-        weights: Weights,
-        target: Path,
-        windows: Windows,
-        resume: Path | None,
-        progress: Progress,
-        shared: tuple[str, ...] | None,
-    ) -> tuple[Ledger, Mapping[str, str], Facts]:
-        """Calibrate, and edit the graph of ``weights``; what `rewrite_file` asks for. Arguments as of `quantize`."""
+    def rewrite(self, weights: Weights, call: Call) -> tuple[Ledger, Mapping[str, str], Facts]:
+        """Calibrate, and edit the graph of ``weights``; what `rewrite_file` asks for."""
         raise NotImplementedError

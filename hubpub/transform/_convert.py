@@ -54,7 +54,7 @@ def convert(
     with Scratch(target) as scratch:
         weights = Weights(file, scratch, where)
         if params.quantized == "refuse":
-            weights.refuse_quantized()
+            weights.refuse_quantized(rest=True)
         ledger = rewrite(weights)
         if not ledger.layers:
             raise _nothing(ledger, weights, params.min_elements)

@@ -2,7 +2,9 @@
 
 What is written is what coremltools' own palettization writes: up to iOS 17 ``constexpr_lut_to_dense`` of the first
 kind, its operands attributes and its indices a flat uint8; from iOS 18 on the second kind, its operands inputs and its
-indices of as many bits as they have. The operation gives the name that the constant gave, so nothing else changes.
+indices of as many bits as they have. A scale per channel multiplies the tables on iOS 18, which does not run the other
+order, and what was looked up from iOS 26 on. The last operation gives the name that the constant gave, so nothing else
+changes.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from hubpub.transform._luts import Form, Luts, indices_of
 
 FIRST_KIND = ("CoreML6", "CoreML7")
 """Opsets of iOS 16 and 17."""
+SCALED_TABLES = "CoreML8"
+"""Opset of iOS 18."""
 
 _FLOATS = ("fp16", "fp32")
 _FIRST_BITS = (1, 2, 4, 6, 8)
@@ -68,6 +72,10 @@ class Weight:
         """Number of elements."""
         return self.ref.nbytes * 8 // self.kind.bits
 
+    def content(self, form: Form) -> tuple[object, ...]:
+        """The same for weights that are the same blobs when they are palettized."""
+        return (self.ref, self.opset, self.shape if form.axis is not None else None)
+
     @property
     def where(self) -> str:
         """Model and name, for tables and errors."""
@@ -75,7 +83,7 @@ class Weight:
 
 
 def weights_of(package: Package, part: Part) -> Iterator[Weight]:
-    """Every floating-point constant of a weight file, in the order of the program."""
+    """Every floating-point constant of a weight file, in the order of the program; no part of a compressed weight."""
     for function_name, function, block in main_blocks(part.program):
         consumers = _consumers(block)
         scalars = {
@@ -87,6 +95,8 @@ def weights_of(package: Package, part: Part) -> Iterator[Weight]:
             if operation.type != "const" or operation.attributes["val"].WhichOneof("value") != "blobFileValue":
                 continue
             name, value = operation.outputs[0].name, operation.attributes["val"]
+            if any(each.type.startswith("constexpr_") for each, _ in consumers.get(name, [])):
+                continue
             kind, shape, ref = package.blob(value, name)
             if kind.name in _FLOATS:
                 axis = _channel_axis(package, consumers.get(name, []), name, len(shape), scalars)
@@ -135,8 +145,7 @@ def palettize_weight(edit: Edit, weight: Weight, form: Form, luts: Luts) -> Any 
     """
     source = _Source(weight, form, luts)
     operation, output = weight.operation, weight.operation.outputs[0]
-    name = operation.attributes["name"]
-    key = (weight.ref, form)
+    key = (*weight.content(form), form)
     first = weight.opset in FIRST_KIND
     count = weight.count
     kind = BY_NAME["uint8"] if first or form.bits == 8 else BY_NAME[f"uint{form.bits}"]
@@ -144,7 +153,8 @@ def palettize_weight(edit: Edit, weight: Weight, form: Form, luts: Luts) -> Any 
     indices = Payload(("indices", *key), kind, shape, source.indices)
     made = type(operation)()
     made.type = "constexpr_lut_to_dense"
-    made.attributes["name"].CopyFrom(name)
+    if "name" in operation.attributes:
+        made.attributes["name"].CopyFrom(operation.attributes["name"])
     made.outputs.add().CopyFrom(output)
     before = None
     if first:
@@ -154,56 +164,66 @@ def palettize_weight(edit: Edit, weight: Weight, form: Form, luts: Luts) -> Any 
         made.attributes["shape"].CopyFrom(_shape_value(type(made.attributes["lut"]), weight.shape))
     else:
         lut_shape = [1] * len(weight.shape) + [1 << form.bits, 1]
-        if form.axis is not None:
+        scaled_tables = form.scaled and weight.opset == SCALED_TABLES
+        if form.axis is not None and (form.group or scaled_tables):
             lut_shape[form.axis] = weight.shape[form.axis] if form.scaled else form.groups(weight.shape)
         tables = Payload(("lut", *key), weight.kind, tuple(lut_shape), source.tables)
-        if form.scaled:
-            before = _scaled_tables(edit, weight, tables, source, key)
+        if scaled_tables:
+            before = _operation(weight, "constexpr_blockwise_shift_scale", tables.shape)
+            _give(before, "data", edit.value(weight.file, tables))
+            _give(before, "scale", edit.value(weight.file, source.scale((1, 1))))
             made.inputs["lut"].arguments.add().name = before.outputs[0].name
         else:
-            made.inputs["lut"].arguments.add().value.CopyFrom(edit.value(weight.file, tables))
-        made.inputs["indices"].arguments.add().value.CopyFrom(edit.value(weight.file, indices))
+            _give(made, "lut", edit.value(weight.file, tables))
+        _give(made, "indices", edit.value(weight.file, indices))
+        if form.scaled and not scaled_tables:
+            before = _operation(weight, made.type, weight.shape)
+            for parameter in made.inputs:
+                before.inputs[parameter].CopyFrom(made.inputs[parameter])
+            made.inputs.clear()
+            made.type = "constexpr_blockwise_shift_scale"
+            made.inputs["data"].arguments.add().name = before.outputs[0].name
+            _give(made, "scale", edit.value(weight.file, source.scale(())))
     operation.CopyFrom(made)
     return before
 
 
-def _scaled_tables(edit: Edit, weight: Weight, tables: Payload, source: _Source, key: tuple[Any, ...]) -> Any:
-    """The operation that multiplies the tables of each channel by its scale."""
-    operation = weight.operation
-    shape = (*(size if axis == source.form.axis else 1 for axis, size in enumerate(weight.shape)), 1, 1)
-    made = type(operation)()
-    made.type = "constexpr_blockwise_shift_scale"
+def _operation(weight: Weight, kind: str, shape: tuple[int, ...]) -> Any:
+    """An operation without inputs that gives ``shape`` under a name of its own."""
+    made = type(weight.operation)()
+    made.type = kind
     given = made.outputs.add()
-    given.CopyFrom(operation.outputs[0])
+    given.CopyFrom(weight.operation.outputs[0])
     given.name = f"{weight.name}_lut"
-    given.type.tensorType.rank = len(tables.shape)
+    given.type.tensorType.rank = len(shape)
     del given.type.tensorType.dimensions[:]
-    for size in tables.shape:
+    for size in shape:
         given.type.tensorType.dimensions.add().constant.size = size
-    made.attributes["name"].CopyFrom(operation.attributes["name"])
-    made.attributes["name"].immediateValue.tensor.strings.values[0] = given.name
-    made.inputs["data"].arguments.add().value.CopyFrom(edit.value(weight.file, tables))
-    scales = Payload(("scale", *key), weight.kind, shape, source.scales)
-    made.inputs["scale"].arguments.add().value.CopyFrom(edit.value(weight.file, scales))
+    if "name" in weight.operation.attributes:
+        made.attributes["name"].CopyFrom(weight.operation.attributes["name"])
+        made.attributes["name"].immediateValue.tensor.strings.values[:] = [given.name]
     return made
+
+
+def _give(operation: Any, parameter: str, value: Any) -> None:
+    operation.inputs[parameter].arguments.add().value.CopyFrom(value)
 
 
 def sizes_of(weight: Weight, form: Form) -> list[tuple[str, int, int]]:
     """The blobs that take the place of a weight, in their order: what, elements, bytes."""
     item = weight.kind.bits // 8
-    tables = 1 << form.bits
-    if form.scaled or form.group:
-        channels = weight.shape[weight.axis or 0]
-        tables *= channels if form.scaled else channels // form.group
+    channels = weight.shape[weight.axis or 0]
+    scaled_tables = form.scaled and weight.opset == SCALED_TABLES
+    tables = (1 << form.bits) * (channels if scaled_tables else form.groups(weight.shape))
     packed = (weight.count * form.bits + 7) // 8
     blobs = [
         ("indices", packed if weight.opset in FIRST_KIND else weight.count, packed),
         ("lut", tables, tables * item),
     ]
-    if form.scaled:
-        channels = weight.shape[weight.axis or 0]
-        blobs = [blobs[1], ("scale", channels, channels * item), blobs[0]]
-    return blobs
+    scale = ("scale", channels, channels * item)
+    if scaled_tables:
+        return [blobs[1], scale, blobs[0]]
+    return [*blobs, scale] if form.scaled else blobs
 
 
 @dataclass(frozen=True)
@@ -216,11 +236,15 @@ class _Source:
 
     def tables(self) -> bytes:
         tables, scales = self.luts.tables, self.luts.scales
-        each = len(scales) // len(tables) if scales is not None else 1
+        each = len(scales) if scales is not None and self.weight.opset == SCALED_TABLES else 1
         return bytes(tables.repeat(each, axis=0).tobytes())
 
-    def scales(self) -> bytes:
-        return b"" if self.luts.scales is None else self.luts.scales.tobytes()
+    def scale(self, after: tuple[int, ...]) -> Payload:
+        """One for each channel, shaped as the weight and then ``after``."""
+        weight, scales = self.weight, self.luts.scales
+        shape = (size if axis == self.form.axis else 1 for axis, size in enumerate(weight.shape))
+        content = b"" if scales is None else scales.tobytes()
+        return Payload(("scale", *weight.content(self.form), self.form), weight.kind, (*shape, *after), lambda: content)
 
     def indices(self) -> bytes:
         return indices_of(self.weight.ref.read(), self.weight.kind, self.weight.shape, self.form, self.luts)

@@ -107,8 +107,10 @@ class Dynamic:
             return "of an LSTM with layout 1, which DynamicQuantizeLSTM does not have"
         if node.op_type == "Gather" and (rank < 2 or attribute(node, "axis", 0) not in (0, -rank)):
             return "looked up along another axis than the first"
-        if node.op_type == "Conv" and has_input(node, 2) and not self._weights.use(use.scope, use.index, 2):
-            return "of a Conv with a computed bias"
+        if node.op_type == "Conv" and has_input(node, 2):
+            bias = self._weights.use(use.scope, use.index, 2)
+            if bias is None or bias.constant.overridable:
+                return "of a Conv with a computed bias, or one that a caller may give"
         return ""
 
     def _drop_halves(self, wanted: dict[Reference, Use]) -> None:

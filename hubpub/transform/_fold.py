@@ -91,8 +91,8 @@ class Folder:
             return self._plan(node.input[position], factors, {(main, index, position)}, edits)
 
         if op == "LayerNormalization" and attribute(node, "axis", -1) == -1:
-            done = self._scale(index, 1, factors, edits) and (
-                not has_input(node, 2) or self._scale(index, 2, factors, edits)
+            done = self._scale(index, 1, factors, edits, whole=True) and (
+                not has_input(node, 2) or self._scale(index, 2, factors, edits, whole=True)
             )
             return op if done else ""
         if op in _SAME:
@@ -137,7 +137,7 @@ class Folder:
 
     def _product(self, index: int, node: onnx.NodeProto, factors: Array, edits: list[Edit]) -> bool:
         layer = self._layers.get(index)
-        if layer is None or self._sharers[layer.weight] > 1:
+        if layer is None or self._sharers[layer.weight] > 1 or layer.columns != len(factors):
             return False
         if node.op_type == "Gemm" and has_input(node, 2) and not self._scale(index, 2, factors, edits):
             return False

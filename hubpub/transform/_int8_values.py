@@ -154,9 +154,16 @@ def quantize_columns(values: Floats, scale: Floats, grid: Grid) -> tuple[Array, 
         integers[rows] = rounded
         rounded *= scale
         rounded -= part
-        signal += float(np.square(part).sum())
-        error += float(np.square(rounded, out=rounded).sum())
+        signal += _power(part)
+        error += _power(rounded)
     return integers, signal, error
+
+
+def _power(values: Floats) -> float:
+    """Sum of squares, in float32 where that can hold them."""
+    with np.errstate(over="ignore", under="ignore"):
+        total = float(np.square(values).sum())
+    return total if 1e-30 < total < np.inf else float(np.square(values, dtype=np.float64).sum())
 
 
 def snr_db(signal: float, error: float) -> float:

@@ -88,7 +88,7 @@ def rewrite_file(
     was_sound = not unsound(file)
     with Scratch(target) as scratch:
         weights = Weights(file, scratch, where)
-        weights.refuse_quantized()
+        weights.refuse_quantized(rest=False)
         widened = None
         if is_narrow(file):
             widened = widen(file, scratch, where)
@@ -100,14 +100,15 @@ def rewrite_file(
         others = _store_others(rest, plan)
         rest.drop_unused()
         bytes_out = write_checked(file, target, plan.layout, progress, where=where, was_sound=was_sound)
-    left = others.facts(rest, plan.min_elements)
+    left, own = others.facts(rest, plan.min_elements), _scales(file)
+    skipped: Any = left["skipped"]
     return {
         "layers": [*ledger.layers, *others.layers],
         "not_integer": [
             {"weight": constant.name, "reason": reason, "bytes": nbytes}
             for (constant, reason), nbytes in zip(ledger.reasons.items(), sizes, strict=True)
         ],
-        "skipped": left["skipped"],
+        "skipped": [entry for entry in skipped if entry["weight"] not in own],
         "small": left["small"],
         **facts,
         **({"widened": widened} if widened else {}),
@@ -164,10 +165,13 @@ def _store_others(weights: Weights, plan: Plan) -> Ledger:
     return ledger
 
 
+_SCALES = {"QuantizeLinear": 1, "DequantizeLinear": 1, "MatMulNBits": 2}
+"""Which input of an operation is its scales."""
+
+
 def _scales(file: OnnxFile) -> set[str]:
-    """Scales of QuantizeLinear and DequantizeLinear, which have to stay float32."""
-    nodes = [node for node in file.model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
-    return {node.input[1] for node in nodes}
+    """Scales of quantized weights and values, which the step made and which have to stay as they are."""
+    return {node.input[_SCALES[node.op_type]] for node in file.model.graph.node if node.op_type in _SCALES}
 
 
 def fused_facts(model: Path, target: Path, integers: Mapping[str, str]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 _BINS = 4096
 _PASSES = 60
+_LEAST = 2.0**-50
 _Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 
 
@@ -92,6 +93,8 @@ def _sums(values: Array, weights: Array) -> tuple[Floats, Floats, Floats]:
     They begin at the median and go outwards, so that outliers cost no digits but where they are themselves.
     """
     weight = weights.astype(np.float64)
+    # No step of a sum may vanish in it, or a run would weigh nothing.
+    weight = np.maximum(weight, weight.sum() * _LEAST)
     total = np.cumsum(weight)
     middle = int(np.searchsorted(total, total[-1] / 2))
     off = values.astype(np.float64) - float(values[middle])

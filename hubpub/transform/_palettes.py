@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -114,12 +115,23 @@ def plan(package: Package, parts: Sequence[Part], params: Palettize) -> Plan:
         else:
             rows.append(options)
     if not rows:
-        raise StepError(
-            f"there is no weight to palettize among {len(found)}",
-            where=where,
-            fix="lower min_elements, or choose other models",
-        )
+        raise _nothing(parts, skipped, where)
     return Plan(tuple(_chosen(package, rows, params)), tuple(skipped))
+
+
+def _nothing(parts: Sequence[Part], skipped: list[tuple[Weight, str]], where: str) -> StepError:
+    """Why all weights stay as they are."""
+    reasons = Counter(reason for _, reason in skipped)
+    blocks = (block for part in parts for _, _, block in main_blocks(part.program))
+    compressed = sum(each.type.startswith("constexpr_") for block in blocks for each in operations(block))
+    if compressed:
+        reasons["compressed already"] = compressed
+    said = "; ".join(f"{count}: {reason}" for reason, count in reasons.most_common())
+    return StepError(
+        f"there is no weight to palettize ({said or 'it has none'})",
+        where=where,
+        fix="start from what was not compressed" if compressed else "lower min_elements, or choose other weights",
+    )
 
 
 def _luts(asked: tuple[Weight, list[Form]]) -> list[Luts | None]:
@@ -147,9 +159,16 @@ def _chosen(package: Package, rows: list[list[Chosen]], params: Palettize) -> It
     if mixed is None:
         yield from (options[0] for options in rows)
         return
-    options = [[Option(each.form.bits, _cost(each), each.noise) for each in row] for row in rows]
+    # Weights of the same content lie in the file once, so they are chosen for together.
+    places: dict[object, list[int]] = {}
+    for place, row in enumerate(rows):
+        same = (row[0].weight.file, *((each.weight.content(each.form), each.form) for each in row))
+        places.setdefault(same, []).append(place)
+    alike = list(places.values())
+    options = [[Option(e.form.bits, _cost(e), e.noise * len(each)) for e in rows[each[0]]] for each in alike]
     if mixed.max_bytes is None:
-        taken = choose(options, max_noise=mixed.max_noise)
+        assert mixed.max_noise is not None
+        taken = choose(options, max_noise=mixed.max_noise * (len(rows) / len(alike)))
         fix = "allow more noise, or more bits"
     else:
         # What is not palettized takes its bytes anyway.
@@ -158,7 +177,8 @@ def _chosen(package: Package, rows: list[list[Chosen]], params: Palettize) -> It
         fix = "allow more bytes, or fewer bits"
     if taken is None:
         raise StepError("no choice of bits keeps the budget", where=package.path.name, fix=fix)
-    yield from (row[index] for row, index in zip(rows, taken, strict=True))
+    index_of = {place: index for each, index in zip(alike, taken, strict=True) for place in each}
+    yield from (row[index_of[place]] for place, row in enumerate(rows))
 
 
 def _cost(chosen: Chosen) -> int:
@@ -181,9 +201,10 @@ def predicted(package: Package, chosen: Sequence[Chosen]) -> dict[str, int]:
                 continue
             ref = package.blob(value, what)[2]
             new = by_value.get((part.index, what))
-            if (ref, new and new.form) in seen:
+            at = (ref, new and (new.weight.content(new.form), new.form))
+            if at in seen:
                 continue
-            seen.add((ref, new and new.form))
+            seen.add(at)
             sizes = [ref.nbytes]
             if new:
                 sizes = [nbytes for _, count, nbytes in sizes_of(new.weight, new.form) if count >= IMMEDIATE]
@@ -242,12 +263,10 @@ def verify(target: Path, source: Package, made: Plan, sizes: dict[str, int], wan
     if written.interface() != source.interface():
         raise StepError("the inputs or outputs of the written package are not those of the source", where=where)
     there = {
-        (part.index, prefix(part.program, function) + output.name)
+        (part.index, prefix(part.program, function) + name)
         for part in written.programs
         for function, _, block in main_blocks(part.program)
-        for operation in operations(block)
-        if operation.type == "constexpr_lut_to_dense"
-        for output in operation.outputs
+        for name in _looked_up(block)
     }
     missing = [each.weight.where for each in made.chosen if (each.weight.part.index, each.weight.unique) not in there]
     if missing:
@@ -263,6 +282,17 @@ def verify(target: Path, source: Package, made: Plan, sizes: dict[str, int], wan
                 fix="ask for fewer bits, or leave out small weights",
             )
     return written
+
+
+def _looked_up(block: Any) -> set[str]:
+    """Names of what lookup tables give, multiplied by a scale or not."""
+    found: set[str] = set()
+    for operation in operations(block):
+        scaled = operation.type == "constexpr_blockwise_shift_scale" and "data" in operation.inputs
+        data = {each.name for each in operation.inputs["data"].arguments} if scaled else set()
+        if operation.type == "constexpr_lut_to_dense" or data & found:
+            found |= {output.name for output in operation.outputs}
+    return found
 
 
 def table(made: Plan) -> str:

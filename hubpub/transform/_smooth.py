@@ -182,7 +182,9 @@ class _Trial:
         output = product(inputs, integers)
         output *= steps * scale
         output -= self._expected
-        return float(np.square(output, out=output).sum(1).sum(dtype=np.float64))
+        with np.errstate(over="ignore"):
+            total = float(np.square(output).sum(1).sum(dtype=np.float64))
+        return total if np.isfinite(total) else float(np.square(output, dtype=np.float64).sum())
 
     def _quantized(self, candidate: Candidate) -> tuple[Floats, Floats, Floats]:
         divisors = divisors_of(candidate, self._seen.low, self._seen.high, self._reach)

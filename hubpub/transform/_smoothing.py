@@ -28,8 +28,9 @@ from hubpub.transform.calibration.smoothed_tail import SmoothedTail
 from hubpub.transform.exclude import named
 
 if TYPE_CHECKING:
+    from hubpub.transform._calibrated_int8 import Call
     from hubpub.transform._weights import Weights
-    from hubpub.transform.base import Facts, Progress, Windows
+    from hubpub.transform.base import Facts, Windows
     from hubpub.transform.smoothquant_int8 import SmoothQuantInt8
 
     Array = np.ndarray[Any, np.dtype[Any]]
@@ -49,23 +50,13 @@ Made = tuple[Layer, "Array", "Array", float, int, "Array | None"]
 class SmoothQuant:
     """One run over a model."""
 
-    def __init__(
-        self,
-        weights: Weights,
-        params: SmoothQuantInt8,
-        windows: Windows,
-        target: Path,
-        resume: Path | None,
-        progress: Progress,
-        shared: tuple[str, ...] | None,
-    ) -> None:
-        self._weights, self._params, self._windows = weights, params, windows
-        self._target, self._resume, self._shared = target, resume, shared
+    def __init__(self, weights: Weights, params: SmoothQuantInt8, call: Call) -> None:
+        self._weights, self._params, self._call = weights, params, call
         self._share = 1 - params.percentile / 100
         passes = (1 if params.ranges == "minmax" else 2) + (params.store_excluded != "fp32")
-        self._progress = window_progress(weights, len(windows) * passes, progress)
+        self._progress = window_progress(weights, len(call.windows) * passes, call.progress)
         self._ledger = Ledger()
-        self._split = max(len(windows) * 3 // 4, 1)
+        self._split = max(len(call.windows) * 3 // 4, 1)
         self._pair_safe = params.target == "x86"
 
     def run(self) -> tuple[Ledger, Mapping[str, str], Facts]:
@@ -77,7 +68,7 @@ class SmoothQuant:
         if not layers and not excluded:
             raise nothing_to_do(self._ledger, weights)
         groups = group(layers)
-        with state_folder(self._resume, self._target) as folder:
+        with state_folder(self._call.resume, self._call.target) as folder:
             chosen = self._choose(groups, folder) if groups else []
             self._float_inputs(excluded, folder / "pass0")
         folder_ = Folder(weights, layers)
@@ -88,7 +79,7 @@ class SmoothQuant:
         with ThreadPoolExecutor(_WORKERS) as pool:
             for (g, smoothing), made in zip(jobs, _bounded(pool, self._matrices, jobs, folder_), strict=True):
                 self._write(g, smoothing, places[g], made, writer, integers, folder_)
-        facts: Facts = {"calibration": {"windows": len(self._windows), "groups": len(groups)}}
+        facts: Facts = {"calibration": {"windows": len(self._call.windows), "groups": len(groups)}}
         return self._ledger, integers, facts
 
     # ------------------------------------------------------------------------------------------- excluded layers
@@ -104,7 +95,7 @@ class SmoothQuant:
     def _float_inputs(self, layers: list[Layer], folder: Path) -> None:
         if not layers:
             return
-        rows = see_inputs(self._weights, layers, self._windows, folder, self._params.threads, self._progress)
+        rows = see_inputs(self._weights, layers, self._call.windows, folder, self._params.threads, self._progress)
         writer = FloatInputs(self._weights, self._ledger)
         for layer in layers:
             writer.replace(layer, rows)
@@ -115,14 +106,14 @@ class SmoothQuant:
         """Calibrate and choose; what was chosen is kept in ``folder``, and the rows it was chosen by are not."""
         params, kept = self._params, folder / "chosen.npz"
         identity = hashlib.sha256(self._weights.file.model.SerializeToString(deterministic=True))
-        identity.update(params.model_dump_json().encode() + str(len(self._windows)).encode())
+        identity.update(params.model_dump_json().encode() + str(len(self._call.windows)).encode())
         if (loaded := _load(kept, identity.hexdigest(), len(groups))) is not None:
             return loaded
         layers = [layer for g in groups for layer in g.layers]
-        if self._shared is not None:
-            layers = find_layers(self._weights, Ledger(), self._shared, params.min_elements)
+        if self._call.shared is not None:
+            layers = find_layers(self._weights, Ledger(), self._call.shared, params.min_elements)
         inputs = {layer.input: layer.width for layer in layers}
-        searched, windows = params.alpha == "search", len(self._windows)
+        searched, windows = params.alpha == "search", len(self._call.windows)
         budget = max(_ROW_BYTES, int(_ROW_SHARE * sum(self._weights.nbytes(c) for c in self._weights.constants())))
         total = min(_ROWS if searched else _ROWS_TO_REPORT, budget // (4 * sum(inputs.values())))
         count = max(-(-total // max(windows, 1)), 1)
@@ -130,17 +121,19 @@ class SmoothQuant:
         rows = {name: Rows(name, width, count) for name, width in inputs.items()}
 
         def look(probes: list[Tail], numbers: list[int]) -> Observations:
-            return self._observe(probes, SomeWindows(self._windows, numbers), folder / "pass2")
+            return self._observe(probes, SomeWindows(self._call.windows, numbers), folder / "pass2")
 
         with ThreadPoolExecutor(_WORKERS) as pool:
             tails = self._guesses(layers, pool)
-            seen = self._observe([*extremes.values(), *rows.values(), *tails.values()], self._windows, folder / "pass1")
+            seen = self._observe(
+                [*extremes.values(), *rows.values(), *tails.values()], self._call.windows, folder / "pass1"
+            )
             chosen = list(pool.map(lambda g: self._choose_one(g, seen, extremes, rows), groups))
         if params.ranges == "percentile":
             counts = {name: int(seen[probe]["count"]) for name, probe in extremes.items()}
             chosen = cover(groups, chosen, counts, tails, seen, look, windows=windows, share=self._share)
         _save(kept, identity.hexdigest(), chosen)
-        if self._shared is None:
+        if self._call.shared is None:
             for path in folder.glob("pass?/rows.bin"):
                 path.unlink()
         return chosen
@@ -181,7 +174,7 @@ class SmoothQuant:
                 found[0].input,
                 found[0].width,
                 self._share,
-                len(self._windows),
+                len(self._call.windows),
                 lambda low, high: _smooth.divisors_of(candidate, low, high, reach),
                 label,
             )

@@ -23,7 +23,8 @@ from hubpub.transform.exclude import named
 if TYPE_CHECKING:
     import onnx
 
-    from hubpub.transform.base import Facts, Progress, Windows
+    from hubpub.transform._calibrated_int8 import Call
+    from hubpub.transform.base import Facts
     from hubpub.transform.static_int8 import StaticInt8
 
     Array = np.ndarray[Any, np.dtype[Any]]
@@ -68,20 +69,10 @@ class Convolution:
 class Static:
     """One run over a model."""
 
-    def __init__(
-        self,
-        weights: Weights,
-        params: StaticInt8,
-        windows: Windows,
-        target: Path,
-        resume: Path | None,
-        progress: Progress,
-        shared: tuple[str, ...] | None,
-    ) -> None:
-        self._weights, self._params, self._windows = weights, params, windows
-        self._target, self._resume, self._shared = target, resume, shared
+    def __init__(self, weights: Weights, params: StaticInt8, call: Call) -> None:
+        self._weights, self._params, self._call = weights, params, call
         passes = 1 + (params.method != "minmax") + params.correct_means
-        self._progress = window_progress(weights, len(windows) * passes, progress)
+        self._progress = window_progress(weights, len(call.windows) * passes, call.progress)
         self._ledger = Ledger()
         self._readers = readers_of(weights)
         self._writer = QdqWriter(weights)
@@ -95,13 +86,13 @@ class Static:
         layers, convolutions = self._find(self._ledger, named(params.exclude))
         if not layers and not convolutions:
             raise nothing_to_do(self._ledger, weights)
-        calibrated = (layers, convolutions) if self._shared is None else self._find(Ledger(), self._shared)
+        calibrated = (layers, convolutions) if self._call.shared is None else self._find(Ledger(), self._call.shared)
         values = [layer.input for layer in calibrated[0]]
         values += [name for conv in calibrated[1] if not conv.stored for name in (conv.input, conv.output)]
-        with state_folder(self._resume, self._target) as folder:
+        with state_folder(self._call.resume, self._call.target) as folder:
             ranges = calibrate(
                 weights.file,
-                self._windows,
+                self._call.windows,
                 values,
                 folder,
                 params.method,
@@ -114,15 +105,17 @@ class Static:
                 self._means = self._observe_means(calibrated[1], folder / "means")
         for conv in convolutions:
             self._output(conv, ranges)
-        for layer in layers:
-            self._product(layer, ranges)
-        for conv in convolutions:
-            if conv.stored:
-                self._stored(conv)
+        # In the order of the graph, since what is quantized before one node is there for those behind it.
+        found: list[Layer | Convolution] = [*layers, *convolutions]
+        for each in sorted(found, key=lambda each: each.use.index):
+            if isinstance(each, Layer):
+                self._product(each, ranges)
+            elif each.stored:
+                self._stored(each)
             else:
-                self._convolution(conv, ranges)
-        found = {"windows": len(self._windows), "values": len(ranges), "method": params.method}
-        return self._ledger, self._integers, {"calibration": {**found}}
+                self._convolution(each, ranges)
+        seen = {"windows": len(self._call.windows), "values": len(ranges), "method": params.method}
+        return self._ledger, self._integers, {"calibration": {**seen}}
 
     def _observe_means(self, convolutions: list[Convolution], folder: Path) -> dict[str, Array]:
         """Mean of each channel of what is convolved, by name."""
@@ -131,7 +124,7 @@ class Static:
         if not probes:
             return {}
         options: dict[str, Any] = {"threads": self._params.threads, "progress": self._progress}
-        seen = observe(self._weights.file, self._windows, probes, folder, **options)
+        seen = observe(self._weights.file, self._call.windows, probes, folder, **options)
         return {probe.value: seen[probe]["total"] / seen[probe]["windows"] for probe in probes}
 
     # ------------------------------------------------------------------------------------------------- choosing
@@ -168,8 +161,10 @@ class Static:
         if glob := excluded((use.node.name, use.constant.name), exclude):
             return f"excluded by {glob!r}"
         bias = self._weights.use(use.scope, use.index, 2) if has_input(use.node, 2) else None
-        if has_input(use.node, 2) and (bias is None or bias.constant.tensor.data_type != FLOAT):
-            return f"of a {use.node.op_type} with a computed bias"
+        if has_input(use.node, 2) and (
+            bias is None or bias.constant.overridable or bias.constant.tensor.data_type != FLOAT
+        ):
+            return f"of a {use.node.op_type} with a computed bias, or one that a caller may give"
         finite = self._weights.finite(use.constant) and (bias is None or self._weights.finite(bias.constant))
         return "" if finite else "not finite (NaN or infinity)"
 

@@ -256,8 +256,11 @@ class Weights:
             if node.op_type in _QUANTIZED_TOO or node.op_type.startswith(_QUANTIZED)
         )
 
-    def refuse_quantized(self) -> None:
+    def refuse_quantized(self, *, rest: bool) -> None:
         """Refuse a model that is quantized already.
+
+        Args:
+            rest: whether the step can be told to quantize what is left.
 
         Raises:
             StepError: it is.
@@ -267,7 +270,8 @@ class Weights:
             raise StepError(
                 f"is quantized already ({ops})",
                 where=self.where,
-                fix="start from the float model, or set quantized: rest to quantize what is still float",
+                fix="start from the float model"
+                + (", or set quantized: rest to quantize what is still float" if rest else ""),
             )
 
     # -------------------------------------------------------------------------------------------------- editing

@@ -33,7 +33,7 @@ EXCLUDE_HELP = "Globs ('*/fc2', 'conv?.weight'); a weight stays as it is where o
 class DynamicInt8(Transform):
     """Quantize weights to int8, and activations when the model runs."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = ("onnx", "protobuf", "numpy", "onnxruntime")
 
     transform: Literal["dynamic_int8"] = "dynamic_int8"

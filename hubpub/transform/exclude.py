@@ -41,8 +41,10 @@ class ExcludeBudget(BaseModel):
 class AutoExclude(BaseModel):
     """Leave out the layers that add most error, until a budget is met.
 
-    Every layer is quantized alone once: for L layers that is L + 1 models and (L + 2) · ``windows`` runs, and the
-    search takes at most log2(L + 1) + 1 models more; the step's facts say how many it was.
+    Every layer is quantized alone once: for L layers that is L + 3 models, with one that tells the layers, one of all
+    together and the result, and (L + 2) · ``windows`` runs. ``min_snr_db`` takes at most log2(L + 1) models more,
+    rounded up, ``max_size`` mostly two or three, with ``windows`` runs of each that is measured; the step's facts say
+    how many it was.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class Fp16(Transform):
     """Convert weights and arithmetic to float16."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = ("onnx", "protobuf", "numpy")
 
     transform: Literal["fp16"] = "fp16"

@@ -57,12 +57,13 @@ def lay_out(file: OnnxFile, target: Path, layout: Layout, progress: Progress) ->
 def movable(located: Located) -> bool:
     """Whether clients find the tensor's bytes in a data file.
 
-    They do for initializers, those of subgraphs too, and for the values of Constant nodes, also in functions:
-    onnxruntime 1.31 and onnx.load read all of them. Tensors in attributes of other nodes, in sparse tensors and in
-    training graphs stay in the model, because onnx.load or a kernel that reads its attribute directly would not
-    find their bytes.
+    They do for initializers and for the values of Constant nodes, also in functions: onnxruntime 1.31 and onnx.load
+    read all of them. What lies in a subgraph stays in the model: onnxruntime loads it from a data file only if that
+    is neither a symbolic link, as in the Hub's cache, nor one of several hard links. Tensors in attributes of other
+    nodes, in sparse tensors and in training graphs stay too, because onnx.load or a kernel that reads its attribute
+    directly would not find their bytes.
     """
-    if located.steps[0][0] == "training_info":
+    if located.steps[0][0] == "training_info" or any(name in ("g", "graphs") for name, _ in located.steps):
         return False
     holder = located.steps[-1][0]
     constant = (

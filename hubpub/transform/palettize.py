@@ -60,7 +60,7 @@ class MixedBits(BaseModel):
 class Palettize(Calibrated):
     """Replace weights by indices into lookup tables."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = ("coremltools", "numba", "numpy", "protobuf")
     calibration_required: ClassVar[bool] = False
     calibration_libraries: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")

@@ -31,7 +31,7 @@ _NAMES: dict[str, Callable[[str, int], str]] = {
 class Shard(Transform):
     """Repack tensors into data files of at most ``max_bytes``, in the order of the graph."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = ("onnx", "protobuf")
 
     transform: Literal["shard"] = "shard"

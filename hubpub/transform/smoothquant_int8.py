@@ -16,14 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from hubpub.transform._calibrated_int8 import CalibratedInt8
+from hubpub.transform._calibrated_int8 import CalibratedInt8, Call
 from hubpub.transform._integers import Plan
-from hubpub.transform.base import Facts, Progress, Windows
+from hubpub.transform.base import Facts
 from hubpub.transform.exclude import AutoExclude
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ class SmoothQuantInt8(CalibratedInt8):
     that of inference on one window, then that of the largest group of layers that share an input.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     transform: Literal["smoothquant_int8"] = "smoothquant_int8"
     alpha: Annotated[float, Field(ge=0, le=1)] | Literal["search"] = Field(
@@ -89,16 +88,8 @@ class SmoothQuantInt8(CalibratedInt8):
         plan = super().plan()
         return plan if self.output == "int8" else replace(plan, store_others="fp32", store_fp16=())
 
-    def rewrite(
-        self,
-        weights: Weights,
-        target: Path,
-        windows: Windows,
-        resume: Path | None,
-        progress: Progress,
-        shared: tuple[str, ...] | None,
-    ) -> tuple[Ledger, Mapping[str, str], Facts]:
+    def rewrite(self, weights: Weights, call: Call) -> tuple[Ledger, Mapping[str, str], Facts]:
         """See `CalibratedInt8.rewrite`."""
         from hubpub.transform._smoothing import SmoothQuant
 
-        return SmoothQuant(weights, self, windows, target, resume, progress, shared).run()
+        return SmoothQuant(weights, self, call).run()

@@ -11,13 +11,12 @@ Origin: ``quantize_static`` of onnxruntime in its QDQ format.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from hubpub.transform._calibrated_int8 import CalibratedInt8
-from hubpub.transform.base import Facts, Progress, Windows
+from hubpub.transform._calibrated_int8 import CalibratedInt8, Call
+from hubpub.transform.base import Facts
 
 if TYPE_CHECKING:
     from hubpub.transform._ledger import Ledger
@@ -33,7 +32,7 @@ class StaticInt8(CalibratedInt8):
     ``calibration`` (windows, values, method).
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     transform: Literal["static_int8"] = "static_int8"
     op_types: tuple[StaticOp, ...] = Field(
@@ -64,16 +63,8 @@ class StaticInt8(CalibratedInt8):
         "stored at 8 bits; with correct_means their biases are corrected too.",
     )
 
-    def rewrite(
-        self,
-        weights: Weights,
-        target: Path,
-        windows: Windows,
-        resume: Path | None,
-        progress: Progress,
-        shared: tuple[str, ...] | None,
-    ) -> tuple[Ledger, Mapping[str, str], Facts]:
+    def rewrite(self, weights: Weights, call: Call) -> tuple[Ledger, Mapping[str, str], Facts]:
         """See `CalibratedInt8.rewrite`."""
         from hubpub.transform._static import Static
 
-        return Static(weights, self, windows, target, resume, progress, shared).run()
+        return Static(weights, self, call).run()

@@ -49,7 +49,7 @@ ALL_OPS: tuple[WeightOp, ...] = (
 class WeightOnly(Transform):
     """Store weights at fewer bits; activations and arithmetic stay float."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = ("onnx", "protobuf", "numpy", "onnxruntime")
 
     transform: Literal["weight_only"] = "weight_only"

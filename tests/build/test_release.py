@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import yaml
-from toy import ROOT, Finished, Project, hubpub, make_project, tree
+from toy import ROOT, Finished, Project, Recorder, hubpub, make_project, tree
 
 from hubpub.build import verify_release
 from hubpub.card.figures import duration, number, size
 from hubpub.errors import GateError, ReleaseError
 from hubpub.manifest import CARD, MANIFEST, Manifest, read_manifest
+from hubpub.store import FileDigest, Store
 
 EXPECTED = {
     CARD,
@@ -52,6 +54,27 @@ def test_the_release_holds_what_the_recipe_names_and_nothing_else(finished: Fini
         assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
     assert [path.name for path in finished.release.parent.iterdir()].count("toy") == 1
     assert not [path for path in finished.release.parent.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_data_files_are_the_releases_own(finished: Finished) -> None:
+    """`onnx.load` refuses them where they have several names, as a link into the store would be."""
+    assert onnx.load(finished.release / "sharded" / "model.onnx").graph.initializer
+
+
+def test_where_disk_is_short_they_are_links(copied: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    linked: dict[str, bool] = {}
+    place = Store.place
+
+    def noting(self: Store, digest: FileDigest, target: Path, *, link: bool = True) -> None:
+        linked[target.name] = link
+        place(self, digest, target, link=link)
+
+    monkeypatch.setattr(Store, "place", noting)
+    for spare, link in ((0, False), (1 << 60, True)):
+        monkeypatch.setattr("hubpub.build.release.SPARE_BYTES", spare)
+        copied.project.build(copied.store, tmp_path / str(spare))
+        assert linked["model.onnx.data.001"] is link
+        assert linked["model.onnx"]
 
 
 def test_the_manifest_tells_the_truth_about_every_file(finished: Finished) -> None:
@@ -333,3 +356,15 @@ def test_the_onnx_files_run_in_a_process_that_knows_only_the_release(finished: F
     )
     models = [finished.release / "model.onnx", finished.release / "sharded" / "model.onnx"]
     subprocess.run([sys.executable, "-c", code, *map(str, models)], check=True, cwd=tmp_path)
+
+
+def test_what_a_busy_machine_timed_is_said_at_once(copied: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the card it is tested where the card is."""
+    monkeypatch.setattr("hubpub.measure.run._others_share", lambda *_: 0.31)
+    for run in copied.project.recipe["measure"].values():
+        run["via"]["threads"] = 2
+    copied.project.save()
+    reporter = Recorder()
+    built = copied.project.build(copied.store, reporter=reporter)
+    assert built.manifest.observed.steps["runs/whole"]["others_share"] == 0.31
+    assert reporter.outcomes["runs/whole"].endswith("; other programs took 31 % of the processor while it was timed")

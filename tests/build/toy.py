@@ -50,6 +50,7 @@ class Recorder:
     def __init__(self) -> None:
         self.started: list[str] = []
         self.ended: list[str] = []
+        self.outcomes: dict[str, str] = {}
         self.notes: list[str] = []
 
     def start(self, name: str, what: str, total: int | None) -> None:
@@ -60,6 +61,7 @@ class Recorder:
 
     def end(self, name: str, outcome: str) -> None:
         self.ended.append(name)
+        self.outcomes[name] = outcome
 
     def note(self, text: str) -> None:
         self.notes.append(text)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubpub.card.figures import cell, counted, duration, figure, number, significant, size
+from hubpub.card.figures import cell, duration, figure, number, significant, size
+from hubpub.report import counted
 
 
 @pytest.mark.parametrize(

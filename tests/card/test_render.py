@@ -94,6 +94,13 @@ def test_what_a_figure_means_is_said_of_those_that_are_there(metric: str) -> Non
     assert [name for name, told in TOLD.items() if told in card] == [metric]
 
 
+def test_timings_of_a_busy_machine_say_so() -> None:
+    said = "lib 1.0; other programs took 43 % of the processor while it was timed\n"
+    for share in (None, 0.02, 0.43):
+        observed = Observed(hubpub="0", steps={"runs/fp32": {"others_share": share}}, measurements=(), verdicts=())
+        assert (said in render_card(manifest(observed=observed), CARD, SHIPPED)) == (share == 0.43)
+
+
 def test_synthetic_stands_in_the_first_line_and_in_the_tags() -> None:
     card = render_card(manifest(synthetic=True), CARD, SHIPPED)
     _, front, body = card.split("---\n", 2)

@@ -55,6 +55,28 @@ def convert(ios: str, path: Path, *, half: bool = True, seed: int = 0, wide: int
     return model
 
 
+def convert_linear(path: Path, weight: np.ndarray[Any, Any], *, twice: bool = False) -> None:
+    """Write a package of iOS 18 of one layer in single precision, and one that leads back."""
+    import coremltools
+    from coremltools.converters.mil import Builder as mb  # noqa: N813
+    from coremltools.converters.mil.mil import types
+
+    target = coremltools.target.iOS18
+    spec = mb.TensorSpec(shape=(1, weight.shape[1]), dtype=types.fp32)
+
+    @mb.program(input_specs=[spec], opset_version=target)
+    def program(x: Any) -> Any:
+        y = mb.linear(x=x, weight=weight, name="first")
+        return mb.linear(x=y, weight=weight.T * 2, name="second") if twice else y
+
+    coremltools.convert(
+        program,
+        convert_to="mlprogram",
+        minimum_deployment_target=target,
+        compute_precision=coremltools.precision.FLOAT32,
+    ).save(str(path))
+
+
 def convert_pipeline(path: Path) -> None:
     """Write a pipeline of two programs, the second of which hands on what the first gives."""
     import coremltools

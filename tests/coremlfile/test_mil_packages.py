@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ml_packages import convert_linear
 
 from hubpub.coremlfile import Package, Part, main_blocks
 from hubpub.coremlfile.mil import Model
@@ -81,8 +82,33 @@ def _again(package: Package) -> tuple[Part, ...]:
     return tuple(Part(p.index, p.name, p.spec.WhichOneof("Type"), p.spec) for p in package.parts)
 
 
+def test_a_program_that_does_not_hold_together_is_one_line(packages: Any) -> None:
+    package = Package.open(packages.ios16)
+    ((_, _, block),) = main_blocks(package.parts[0].program)
+    del next(each for each in block.operations if each.type == "const").outputs[:]
+    with pytest.raises(CoremlFileError, match="const without outputs: is a const without a value; fetch or"):
+        Model(package)
+
+
 def test_an_image_is_no_array(packages: Any) -> None:
     package = Package.open(packages.ios16)
     package.spec.description.input[0].type.imageType.SetInParent()
     with pytest.raises(CoremlFileError, match="x is of the type imageType, not an array"):
         Model(package)
+
+
+def test_the_default_of_several_functions_runs(tmp_path: Path) -> None:
+    """Each function has inputs and outputs of its own; the package itself describes none."""
+    import coremltools
+
+    weight = np.random.default_rng(0).normal(size=(4, 64)).astype(np.float32)
+    descriptor = coremltools.utils.MultiFunctionDescriptor()
+    for name, rows in (("other", weight[:2]), ("usual", weight)):
+        convert_linear(tmp_path / f"{name}.mlpackage", rows)
+        descriptor.add_function(str(tmp_path / f"{name}.mlpackage"), "main", name)
+    descriptor.default_function_name = "usual"
+    coremltools.utils.save_multifunction(descriptor, str(tmp_path / "two.mlpackage"))
+    model = Model(Package.open(tmp_path / "two.mlpackage"))
+    assert (list(model.inputs), model.outputs) == (["x"], ("first",))
+    x = np.ones((1, 64), np.float32)
+    np.testing.assert_allclose(model.run({"x": x})["first"], x @ weight.T, rtol=1e-5)

@@ -162,3 +162,11 @@ def test_a_model_of_another_interface_is_named() -> None:
         diarize(lambda _: {}, features(50, 0), chunking, 6, "model")
     with pytest.raises(MeasureError, match="shorter than a frame"):
         diarize(Transparent(chunking), features(0, 0), chunking, 6, "model")
+
+
+def test_a_model_that_says_no_numbers_is_not_silent() -> None:
+    chunking = Chunking(6, 1, 7, 40, 188, 31)
+    given = features(200, 0)
+    given[150] = np.nan
+    with pytest.raises(MeasureError, match="the model's probabilities are NaN or infinite"):
+        diarize(Transparent(chunking), given, chunking, 6, "model")

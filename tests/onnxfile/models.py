@@ -82,7 +82,7 @@ def _constant(name: str, array: Array) -> onnx.NodeProto:
 
 
 def subgraphs() -> onnx.ModelProto:
-    """An If whose branches have an initializer and a Constant each, and a Loop with both in its body."""
+    """An If whose branches have an initializer and a Constant each, a Loop with both in its body, and one outside."""
 
     def branch(name: str, seed: int) -> onnx.GraphProto:
         out = helper.make_tensor_value_info(f"{name}_out", TensorProto.FLOAT, [N])
@@ -109,10 +109,11 @@ def subgraphs() -> onnx.ModelProto:
     )
     nodes = [
         helper.make_node("If", ["which"], ["chosen"], then_branch=branch("then", 10), else_branch=branch("else", 20)),
-        helper.make_node("Loop", ["times", "", "chosen"], ["y"], body=body),
+        helper.make_node("Loop", ["times", "", "chosen"], ["looped"], body=body),
+        helper.make_node("Sum", ["looped", "main_w"], ["y"]),
     ]
     which = scalar("which", TensorProto.BOOL)
-    return _model(nodes, [tensor("times", np.int64(3))], inputs=[which])
+    return _model(nodes, [tensor("times", np.int64(3)), tensor("main_w", values(32))], inputs=[which])
 
 
 def function() -> onnx.ModelProto:

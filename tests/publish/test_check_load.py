@@ -64,8 +64,8 @@ def test_the_runs_that_the_recipe_names(stage: Stage, publishable: Finished) -> 
     said = "1 arrays for 0.4 s of generated sound"
     assert answer == {
         "lines": [
-            f"whole: 1 files load with onnxruntime and run: {said}",
-            f"sharded: 3 files load with onnxruntime and run: {said}",
+            f"whole: with onnxruntime, 1 file loaded and run: {said}",
+            f"sharded: with onnxruntime, 3 files loaded and run: {said}",
         ]
     }
 

@@ -136,6 +136,32 @@ def test_ranges_of_histograms_are_near_the_best_of_the_values(seed: int, outlier
     assert cut.high > 0
 
 
+@pytest.mark.parametrize("count", [800, 5_000, 300_000])
+@pytest.mark.parametrize("zeros", [0.0, 0.5, 0.99])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_many_zeros_or_few_values_do_not_narrow_a_range(count: int, zeros: float, symmetric: bool) -> None:
+    """Of what ReLU or a mask leaves, where zeros have no error and are most of all values."""
+    rng = np.random.default_rng(0)
+    values = np.where(rng.random(count) < zeros, 0, rng.normal(size=count))
+    values = np.concatenate([values, rng.normal(size=30)])
+    whole = Range(values.min(), values.max())
+    counts, _ = np.histogram(values, BINS, whole)
+    reach = np.abs(values).max()
+    most = 1.02 * _error(values, Range(-reach, reach))
+    assert _error(values, mse_range(counts, whole, symmetric=symmetric)) <= most
+    cut = entropy_range(counts, whole, symmetric=symmetric)
+    assert _error(values, cut) <= 1e-3 * np.square(values).sum()  # 30 dB
+
+
+def test_more_values_are_counted_than_float32_can(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model('<ir_version: 8, opset_import: ["" : 17]> g (float[n] x) => () {}')
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    histogram = Histogram("x", None, 0.0, 1.0, 4)
+    windows: Any = [{"x": np.zeros((1 << 24) + 3, np.float32)}]
+    seen = observe(OnnxFile.open(tmp_path / "m.onnx"), windows, [histogram], tmp_path / "state")
+    assert seen[histogram]["counts"].tolist() == [(1 << 24) + 3, 0, 0, 0]
+
+
 def test_a_value_that_never_changes_has_a_range(tmp_path: Path) -> None:
     for score in (mse_range, entropy_range):
         assert score(np.array([5, 0, 0]), Range(2.0, 2.0)) == Range(2.0, 2.0)

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 
 from hubpub.corpus.prepare import prepare
 from hubpub.corpus.spec import CorpusSpec
+from hubpub.errors import AudioError
 from hubpub.transform.calibration.windows import Calibration, CorpusWindows
 
 RATE = 16_000
@@ -36,6 +37,15 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     graph = helper.make_graph([helper.make_node("Abs", ["audio"], ["out"])], "g", [audio], [out])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), folder / "model.onnx")
     return folder / "corpus", folder / "model.onnx"
+
+
+def test_silence_is_refused(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "0.wav", np.zeros(RATE, np.float32), RATE)
+    clips = [{"audio": "a/0.wav", "source": "made up", "license": "CC0-1.0"}]
+    spec = CorpusSpec.model_validate({"role": "calibration", "clips": clips})
+    prepare(spec, {"a/0.wav": tmp_path / "0.wav"}, tmp_path / "corpus")
+    with pytest.raises(AudioError, match="corpus c: is silent throughout"):
+        shown((tmp_path / "corpus", corpus[1]), None)
 
 
 def shown(corpus: tuple[Path, Path], count: int | None) -> list[np.ndarray]:

@@ -73,6 +73,7 @@ def test_excluded_layers_keep_float_inputs_and_take_8_bits(tmp_path: Path) -> No
     methods = {layer["weight"]: layer["method"] for layer in facts["layers"]}
     assert {name for name, method in methods.items() if "inputs float32" in method} == {"w2", "wo"}
     assert not facts["not_integer"]
+    assert not [entry for entry in facts["skipped"] if "_scale" in entry["weight"]], "these are nobody's weights"
     (window,) = Sequences(1, seed=99)
     expected = runs(tmp_path / "plain" / "m.onnx", dict(window))[0]
     better, worse = (snr(expected, runs(path, dict(window))[0]) for path in (target, plain))

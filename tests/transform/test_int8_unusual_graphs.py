@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -17,6 +18,8 @@ from transform.int8_graphs import Array
 
 from hubpub.errors import HubpubError, StepError
 from hubpub.transform.base import Calibrated
+from hubpub.transform.calibration import Method
+from hubpub.transform.dynamic_int8 import DynamicInt8
 from hubpub.transform.smoothquant_int8 import SmoothQuantInt8
 from hubpub.transform.static_int8 import StaticInt8
 
@@ -271,3 +274,126 @@ def test_errors_are_ours(tmp_path: Path) -> None:
         for step in (SmoothQuantInt8(**SMALL), StaticInt8(**SMALL)):
             with pytest.raises(HubpubError):
                 apply(step, model, tmp_path, windows)
+
+
+def test_large_weights_of_a_branch_are_no_hindrance(tmp_path: Path) -> None:
+    text = """
+    g (float[n, 16] x, bool c) => (float[n, 16] y)
+    {
+      a = MatMul (x, w)
+      y = If (c) <
+        then_branch = t () => (float[n, 16] p) { p = MatMul (a, w) },
+        else_branch = e () => (float[n, 16] q) { q = Relu (a) }
+      >
+    }
+    """
+    model = graph(text, w=matrix(16, 16))
+    branch = model.graph.node[1].attribute[0].g
+    branch.initializer.append(numpy_helper.from_array(matrix(16, 64), "inner"))
+    branch.node[0].output[0] = "wide"
+    branch.node.append(helper.make_node("MatMul", ["wide", "inner"], ["wider"]))
+    branch.node.append(helper.make_node("Slice", ["wider", "from", "to", "axis"], ["p"]))
+    for name, value in (("from", 0), ("to", 16), ("axis", 1)):
+        model.graph.initializer.append(numpy_helper.from_array(np.array([value]), name))
+    facts = check(model, tmp_path, Inputs(9, 16, c=np.array(True)), layout="external")
+    assert {entry["weight"] for entry in facts["not_integer"]} == {"w", "inner"}
+
+
+@pytest.mark.parametrize("step", [StaticInt8(**SMALL), DynamicInt8(op_types=("Conv",), **SMALL)])
+def test_a_bias_that_a_caller_may_give_stays_an_input(step: Any, tmp_path: Path) -> None:
+    text = """
+    g (float[1, 4, t] x, float[8] b) => (float[1, 8, u] y)
+    {
+      m = Conv (x, free)
+      y = Conv <kernel_shape = [1]> (m, k, b)
+    }
+    """
+    kernels = {name: matrix(8, 8)[:, : 4 if name == "free" else 8, None] for name in ("free", "k")}
+    source, target = tmp_path / "m.onnx", tmp_path / "out.onnx"
+    source.write_bytes(graph(text, **kernels, b=f32(*range(8))).SerializeToString())
+    if isinstance(step, Calibrated):
+        step.apply_calibrated(source, target, Inputs(1, 4, 20), None, lambda _: None)
+    else:
+        step.apply(source, target, lambda _: None)
+    x = next(iter(Inputs(1, 4, 20)))
+    for window in (dict(x), {**x, "b": f32(*[100.0] * 8)}):
+        assert snr(runs(source, window)[0], runs(target, window)[0]) > 25
+
+
+class Sizes(Inputs):
+    """Windows of which the first have no rows."""
+
+    def __init__(self, *rows: int) -> None:
+        super().__init__(0, 16, count=len(rows))
+        self._rows = rows
+
+    def __iter__(self) -> Iterator[Mapping[str, Array]]:
+        for number, rows in enumerate(self._rows):
+            yield {"x": np.random.default_rng(number).normal(size=(rows, 16)).astype(np.float32)}
+
+
+@pytest.mark.parametrize("opset", [17, 21])
+@pytest.mark.parametrize(
+    "step",
+    [
+        *(StaticInt8(method=method, **SMALL) for method in get_args(Method)),
+        SmoothQuantInt8(**SMALL),
+        SmoothQuantInt8(alpha=0.5, ranges="percentile", **SMALL),
+    ],
+)
+def test_a_window_may_be_empty_where_a_layer_is(step: Any, opset: int, tmp_path: Path) -> None:
+    model = graph("g (float[n, 16] x) => (float[n, 16] y) { y = MatMul (x, w) }", opset, w=matrix(16, 16))
+    target, _ = apply(step, model, tmp_path, Sizes(0, 0, 9, 7, 0))
+    assert snr(runs(tmp_path / "m.onnx", w := dict(next(iter(Inputs(9, 16)))))[0], runs(target, w)[0]) > 20
+    with pytest.raises(StepError, match="'x' is empty in every window"):
+        apply(step, model, tmp_path, Sizes(0, 0))
+
+
+def test_a_nan_in_one_window_is_named(tmp_path: Path) -> None:
+    class OneNan(Inputs):
+        def __iter__(self) -> Iterator[Mapping[str, Array]]:
+            for number, window in enumerate(super().__iter__()):
+                window["x"][5, 3] = np.nan if number == 2 else 0
+                yield window
+
+    model = graph("g (float[n, 16] x) => (float[n, 16] y) { y = MatMul (x, w) }", w=matrix(16, 16))
+    for method in get_args(Method):
+        with pytest.raises(StepError, match="input 'x' is NaN in window 3; leave out"):
+            apply(StaticInt8(method=method, **SMALL), model, tmp_path, OneNan(9, 16))
+
+
+def test_what_is_spread_by_an_addition_is_not_folded_into(tmp_path: Path) -> None:
+    text = """
+    g (float[n, 64] x) => (float[n, 16] y)
+    {
+      one = MatMul (x, column)
+      same = LayerNormalization <axis = -1> (one, gain, shift)
+      a = Add (one, row)
+      b = Add (same, row)
+      d = MatMul (a, w)
+      e = MatMul (b, w)
+      y = Add (d, e)
+    }
+    """
+    given = {
+        "column": matrix(64, 1),
+        "gain": f32(2.0),
+        "shift": f32(1.0),
+        "row": matrix(16, 16)[0],
+        "w": matrix(16, 16),
+    }
+    check(graph(text, **given), tmp_path, Inputs(9, 64))
+
+
+def test_a_quantized_model_is_refused_with_what_can_be_done(tmp_path: Path) -> None:
+    model = graph("g (float[n, 16] x) => (float[n, 16] y) { y = MatMul (x, w) }", w=matrix(16, 16))
+    target, _ = apply(StaticInt8(**SMALL), model, tmp_path, Inputs(9, 16))
+    with pytest.raises(StepError, match=r"is quantized already .*; start from the float model$"):
+        apply(SmoothQuantInt8(**SMALL), onnx.load(target), tmp_path / "again", Inputs(9, 16))
+
+
+def test_weights_of_extreme_size_have_facts_that_are_numbers(tmp_path: Path) -> None:
+    text = "g (float[n, 16] x) => (float[n, 16] y) { a = MatMul (x, w) y = MatMul (a, v) }"
+    facts = check(graph(text, w=matrix(16, 16) * f32(1e25), v=matrix(16, 16, 1) * f32(1e-27)), tmp_path, Inputs(9, 16))
+    json.dumps(facts, allow_nan=False)
+    assert all(layer["snr_db"] > 35 and layer["output_snr_db"] > 25 for layer in facts["layers"])

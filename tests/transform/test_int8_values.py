@@ -128,3 +128,11 @@ def test_columns_are_quantized_and_measured_at_once(seed: int, rows: int, column
     assert np.array_equal(integers, i8.quantize(values, scale, zero, i8.INT8, 1))
     assert signal == pytest.approx(float(np.square(values, dtype=np.float64).sum()), rel=1e-5)
     assert error == pytest.approx(float(i8.noise(values, scale, zero, i8.INT8, 1).sum()), rel=1e-4, abs=1e-12)
+
+
+@pytest.mark.parametrize("size", [1e-25, 1.0, 1e25])
+def test_columns_of_any_size_have_an_snr(size: float) -> None:
+    matrix = (np.random.default_rng(0).normal(size=(64, 8)) * size).astype(np.float32)
+    scale, _ = i8.scale_of(*i8.extremes(matrix, 1), i8.INT8)
+    _, signal, error = i8.quantize_columns(matrix, scale, i8.INT8)
+    assert 40 < i8.snr_db(signal, error) < 50

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "coremlfile"))
 
-from ml_packages import Packages, convert, dense, packages
+from ml_packages import Packages, convert, convert_linear, dense, packages
 
 from hubpub.coremlfile import Package, find_aliases, label, main_blocks, messages, operations
 from hubpub.errors import CoremlFileError, StepError
@@ -79,6 +79,7 @@ CASES = {
     "iOS 16, 1 bit": ("ios16", {"bits": 1}, {"nbits": 1}),
     "iOS 16, 8 bits": ("ios16", {"bits": 8}, {"nbits": 8}),
     "iOS 17, fp32, 6 bits": ("single", {"bits": 6}, {"nbits": 6}),
+    "iOS 17, fp32, 2 bits": ("single", {"bits": 2}, {"nbits": 2}),
     "iOS 18, 3 bits": ("ios18", {"bits": 3}, {"nbits": 3}),
     "iOS 18, groups of 8": (
         "ios18",
@@ -116,11 +117,13 @@ def test_structure_is_that_of_coremltools_and_the_error_no_larger(
         np.testing.assert_array_equal(values, mine[name])
 
 
-def test_scales_are_per_output_channel(packages: Packages, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ios", ["iOS18", "iOS26"])
+def test_scales_are_per_output_channel(ios: str, tmp_path: Path) -> None:
     """Coremltools takes the largest magnitude along the channels instead of per channel, so only types are compared."""
-    ours, theirs = tmp_path / "ours.mlpackage", tmp_path / "theirs.mlpackage"
-    facts = palettized(packages.ios18, ours, bits=4, per_channel_scale=True)
-    by_coremltools(packages.ios18, theirs, nbits=4, enable_per_channel_scale=True)
+    source, ours, theirs = (tmp_path / f"{name}.mlpackage" for name in ("source", "ours", "theirs"))
+    convert(ios, source)
+    facts = palettized(source, ours, bits=4, per_channel_scale=True)
+    by_coremltools(source, theirs, nbits=4, enable_per_channel_scale=True)
 
     def kinds(path: Path) -> list[Any]:
         blocks = [block for part in Package.open(path).parts for _, _, block in main_blocks(part.program)]
@@ -142,10 +145,11 @@ def test_scales_are_per_output_channel(packages: Packages, tmp_path: Path) -> No
         for each in operations(block)
         if each.type == "constexpr_blockwise_shift_scale"
     }
+    after = [1, 1] if ios == "iOS18" else []  # a scale of tables has their axes too
     assert sorted(scales.values()) == sorted(
-        [[1, 48, 1, 1], [64, 1, 1, 1], [32, 1, 1, 1], [64, 1, 1, 1, 1], [1, 16, 1, 1, 1]]
+        [*shape, *after] for shape in ([1, 48], [64, 1], [32, 1], [64, 1, 1], [1, 16, 1])
     )
-    plain, mine = dense(packages.ios18), dense(ours)
+    plain, mine = dense(source), dense(ours)
     noises = [float(np.square(mine[name] - values, dtype=np.float64).sum()) for name, values in plain.items()]
     told = [row["snr_db"] for row in facts["layers"]]
     for (_, values), noise, decibels in zip(plain.items(), noises, told, strict=True):
@@ -321,7 +325,7 @@ def test_what_a_model_is_too_old_for_is_refused(packages: Packages, tmp_path: Pa
         palettized(tmp_path / "old.mlpackage", target)
     with pytest.raises(StepError, match="no weight matches 'nothing'"):
         palettized(packages.ios16, target, include=("nothing",))
-    with pytest.raises(StepError, match="there is no weight to palettize among 7; lower min_elements"):
+    with pytest.raises(StepError, match=r"to palettize \(7: fewer than 1000000 elements\); lower min_el"):
         palettized(packages.ios16, target, min_elements=10**6)
     with pytest.raises(CoremlFileError, match="has no single model 'head'"):
         palettized(packages.ios16, target, models=("head",))
@@ -402,3 +406,67 @@ def test_functions_of_one_package_share_what_they_shared(tmp_path: Path, params:
     assert up == {"one/up_weight_0": [64, 48], "same/up_weight_0": [64, 48], "other/up_weight_0": [96, 48]}
     loaded = coremltools.models.MLModel(str(tmp_path / "made.mlpackage"), skip_model_load=True, function_name="one")
     assert len(loaded.get_spec().mlProgram.functions) == 3
+    few, many = (params | {"bits": bits} for bits in (1, params["bits"]))
+    sizes = [
+        palettized(tmp_path / "three.mlpackage", tmp_path / f"{each['bits']}.mlpackage", **each)["bytes_out"]
+        for each in (few, many)
+    ]
+    mixed = MixedBits(bits=(1, params["bits"]), max_bytes=sum(sizes) // 2)
+    facts = palettized(tmp_path / "three.mlpackage", tmp_path / "mixed.mlpackage", **params | {"mixed": mixed})
+    assert sizes[0] < facts["bytes_out"] <= sum(sizes) // 2
+    methods = {row["weight"]: row["method"] for row in facts["layers"]}
+    for name in ("mixing_y_0", "up_weight_0", "down_weight_0", "forward_weight_0", "backward_weight_0"):
+        assert methods[f"one/{name}"] == methods[f"same/{name}"]
+
+
+def test_a_channel_that_all_but_vanishes_keeps_its_scale(tmp_path: Path) -> None:
+    """Squares of scales are weights, and may lie further apart than the digits of a double."""
+    weight = np.random.default_rng(7).normal(size=(32, 64)) * np.logspace(-40, 30, 32)[:, None]
+    convert_linear(tmp_path / "x.mlpackage", weight.astype(np.float32))
+    facts = palettized(tmp_path / "x.mlpackage", tmp_path / "made.mlpackage", bits=4, per_channel_scale=True)
+    assert facts["layers"][0]["snr_db"] > 15
+
+
+def test_constants_of_one_blob_may_have_two_shapes(tmp_path: Path) -> None:
+    """Their groups of channels are not the same elements, so neither are their tables."""
+    source, target = tmp_path / "x.mlpackage", tmp_path / "made.mlpackage"
+    convert_linear(source, np.random.default_rng(7).normal(size=(32, 64)).astype(np.float32), twice=True)
+    path = source / "Data/com.apple.CoreML/model.mlmodel"
+    spec = messages().Model.FromString(path.read_bytes())
+    ((_, _, block),) = main_blocks(spec.mlProgram)
+    weights = [each.attributes["val"] for each in block.operations if each.type == "const"]
+    first, second = (each.blobFileValue for each in weights if len(each.type.tensorType.dimensions) == 2)
+    second.offset = first.offset
+    path.write_bytes(spec.SerializeToString())
+    facts = palettized(source, target, bits=6, granularity="per_grouped_channel", group_size=16)
+    assert [row["method"] for row in facts["layers"]] == ["6 bits, 2 tables", "6 bits, 4 tables"]
+    plain, mine = dense(source), dense(target)
+    for name, values in plain.items():
+        assert np.square(mine[name] - values).sum() < 2e-3 * np.square(values).sum()
+
+
+def test_operations_without_names_stay_so(tmp_path: Path) -> None:
+    """A name of an operation is a remark, which not every tool leaves."""
+    source = tmp_path / "x.mlpackage"
+    convert_linear(source, np.random.default_rng(7).normal(size=(32, 64)).astype(np.float32))
+    path = source / "Data/com.apple.CoreML/model.mlmodel"
+    spec = messages().Model.FromString(path.read_bytes())
+    ((_, _, block),) = main_blocks(spec.mlProgram)
+    for operation in block.operations:
+        operation.attributes.pop("name", None)
+    path.write_bytes(spec.SerializeToString())
+    for number, params in enumerate(({}, {"bits": 2, "per_channel_scale": True})):
+        target = tmp_path / f"{number}.mlpackage"
+        palettized(source, target, **params)
+        ((_, _, block),) = main_blocks(Package.open(target).parts[0].program)
+        assert not any("name" in each.attributes for each in block.operations)
+
+
+def test_what_is_compressed_already_stays_and_that_is_said(packages: Packages, tmp_path: Path) -> None:
+    palettized(packages.ios18, tmp_path / "once.mlpackage", bits=4, min_elements=1)
+    with pytest.raises(StepError, match=r"to palettize \(5: compressed already; 2: fewer than 513 .*; start from"):
+        palettized(tmp_path / "once.mlpackage", tmp_path / "twice.mlpackage")
+    weight = np.full((32, 64), np.nan, np.float32)
+    convert_linear(tmp_path / "x.mlpackage", weight)
+    with pytest.raises(StepError, match=r"to palettize \(.*1: holds NaN or infinities"):
+        palettized(tmp_path / "x.mlpackage", tmp_path / "made.mlpackage")

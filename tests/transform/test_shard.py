@@ -63,8 +63,14 @@ def test_same_tensors_same_graph_same_outputs(name: str, layout: str, naming: st
     assert skeleton(written) == skeleton(model)
     # The source as it came need not load: onnxruntime refuses what onnx writes when even Slice's axes are external.
     save(MODELS[name](), tmp_path / "inline.onnx", "inline")
-    assert _outputs(target, feeds(model)) == _outputs(tmp_path / "inline.onnx", feeds(model))
+    expected = _outputs(tmp_path / "inline.onnx", feeds(model))
+    assert _outputs(target, feeds(model)) == expected
     onnx.checker.check_model(str(target))
+    for name, link in (("linked", Path.symlink_to), ("hard", Path.hardlink_to)):  # the Hub's cache, and a store
+        (tmp_path / name).mkdir()
+        for path in target.parent.iterdir():
+            link(tmp_path / name / path.name, path)
+        assert _outputs(tmp_path / name / target.name, feeds(model)) == expected
 
 
 @pytest.mark.parametrize("opset", range(11, 24))
@@ -99,7 +105,8 @@ def test_real_models(naming: str, silero_onnx_dir: Path, tmp_path: Path) -> None
     for path in paths:
         target = tmp_path / path.stem / path.name
         facts = _apply(path, target, naming=naming, max_bytes=600_000 if naming != "single" else 10_000_000)
-        assert facts["bytes_moved"] > 1_000_000
+        # That one has all its weights in the branches of an If.
+        assert (facts["bytes_moved"] > 1_000_000) == (path.name != "silero_vad.onnx")
         assert contents(onnx.load(target)) == contents(onnx.load(path))
         assert skeleton(onnx.load(target)) == skeleton(onnx.load(path))
         try:

@@ -114,3 +114,19 @@ def test_what_is_left_alone_is_listed_with_its_reason_and_bytes(tmp_path: Path) 
         {"weight": "k4", "reason": "excluded by 'k4'", "bytes": 4 * 8 * 16},
     ]
     assert {entry["weight"] for entry in facts["skipped"]} >= {"k1", "k4", "k5"}
+
+
+def test_a_convolution_and_a_product_behind_it_may_read_one_value(tmp_path: Path) -> None:
+    text = """
+    g (float[1, 8, 16] x) => (float[1, 8, 16] y)
+    {
+      r = Relu (x)
+      c = Conv <kernel_shape = [3], pads = [1, 1]> (r, k)
+      m = MatMul (r, w)
+      y = Add (c, m)
+    }
+    """
+    rng = np.random.default_rng(0)
+    k, w = (rng.normal(size=shape).astype(np.float32) for shape in ((8, 8, 3), (16, 16)))
+    _, facts = quantize(graph(text, k=k, w=w), tmp_path, [{"x": rng.normal(size=(1, 8, 16)).astype(np.float32)}])
+    assert facts["fused"] == {"ops": {"MatMulIntegerToFloat": 1, "QLinearConv": 1}, "layers": 2, "not_fused": []}

@@ -11,6 +11,7 @@ from hubpub.coremlfile.mil.graph import Precision, Read
 from hubpub.coremlfile.mil.translate import Translated, input_name, output_name, translate
 from hubpub.coremlfile.mil.types import TensorType
 from hubpub.coremlfile.package import Package, Part
+from hubpub.coremlfile.program import check_program
 from hubpub.errors import CoremlFileError
 
 if TYPE_CHECKING:
@@ -86,12 +87,14 @@ class Model:
     def __init__(self, package: Package, *, precision: Precision = "fp32", threads: int = 0) -> None:
         self._name = package.path.name
         self._stages = [_stage(package, part, precision, threads) for part in package.parts]
-        self.outputs = tuple(each.name for each in package.spec.description.output)
+        self.outputs = tuple(each.name for each in _described(package.spec.description)[1].output)
         made: set[str] = set()
         self.inputs: dict[str, TensorType] = {}
         for stage in self._stages:
             self.inputs |= {name: type_ for name, type_ in stage.inputs.items() if name not in made}
             made |= set(stage.outputs)
+        if not self.outputs:
+            raise CoremlFileError("it describes no output", where=self._name, fix="it is damaged")
         if lacking := [name for name in self.outputs if name not in made]:
             raise CoremlFileError(f"nothing makes its output {lacking[0]}", where=self._name, fix="it is damaged")
 
@@ -108,21 +111,27 @@ class Model:
 
 
 def _stage(package: Package, part: Part, precision: Precision, threads: int) -> Program:
-    program = package.part(part.index).program
-    description = part.spec.description
+    part = package.part(part.index)
+    check_program(package, part)
+    function, description = _described(part.spec.description)
     for each in (*description.input, *description.output):
         if (kind := each.type.WhichOneof("Type")) != "multiArrayType":
             what = f"{each.name} is of the type {kind}, not an array"
             raise CoremlFileError(what, where=package.path.name, fix="convert it with arrays as inputs and outputs")
-    function = description.defaultFunctionName or "main"
-    return Program(program, package.array, precision=precision, function=function, threads=threads)
+    return Program(part.program, package.array, precision=precision, function=function, threads=threads)
+
+
+def _described(description: Any) -> tuple[str, Any]:
+    """The function that runs where none is asked for, and the message that holds its inputs and outputs."""
+    name = description.defaultFunctionName or "main"
+    return name, next((each for each in description.functions if each.name == name), description)
 
 
 def _session(translated: Translated, threads: int) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # an error is raised, and said once
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     names = list(translated.weights)

@@ -8,26 +8,17 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from hubpub.coremlfile.device import UNITS_HELP, DeviceModel, Units, compiled, not_here
+from hubpub.measure.clients.base import Client
 from hubpub.measure.clients.coreml import Runnable, WindowClient, coreml_errors
 
 if TYPE_CHECKING:
     from hubpub.coremlfile import Package
 
 
-class CoreMlDevice(WindowClient):
-    """What `coreml` gives, by Core ML itself: compiled, loaded and run on macOS; elsewhere reported as not run.
+class OnDevice(Client):
+    """Base of the clients that run one package in Core ML; what it is fed is their other base's."""
 
-    The time to load does not include compiling, which an app does once. Core ML decides on threads.
-    """
-
-    client: Literal["coreml-device"]
     units: Units = Field(default="ALL", description=UNITS_HELP)
-    libraries: ClassVar[tuple[str, ...]] = ("coremltools", "onnx-asr", "numpy")
-    modules: ClassVar[tuple[str, ...]] = ("coremltools", "onnx_asr")
-
-    def describe(self) -> str:
-        """What a reader of a figure must know, in one line."""
-        return f"Core ML, {self.model} on {self.units}, {self.feed_in_words()}"
 
     def not_here(self) -> str | None:
         """Where there is no Core ML."""
@@ -40,8 +31,24 @@ class CoreMlDevice(WindowClient):
             MeasureError: it does not compile, or there is no Core ML.
         """
         with coreml_errors():
-            compiled(folder / self.model)
+            for name in self.opens():
+                compiled(folder / name)
 
     def runnable(self, package: Package) -> Runnable:
         """The package, loaded by Core ML."""
         return DeviceModel(package, self.units)
+
+
+class CoreMlDevice(OnDevice, WindowClient):
+    """What `coreml` gives, by Core ML itself: compiled, loaded and run on macOS; elsewhere reported as not run.
+
+    The time to load does not include compiling, which an app does once. Core ML decides on threads.
+    """
+
+    client: Literal["coreml-device"]
+    libraries: ClassVar[tuple[str, ...]] = ("coremltools", "onnx-asr", "numpy")
+    modules: ClassVar[tuple[str, ...]] = ("coremltools", "onnx_asr")
+
+    def describe(self) -> str:
+        """What a reader of a figure must know, in one line."""
+        return f"Core ML, {self.model} on {self.units}, {self.feed_in_words()}"

@@ -15,7 +15,7 @@ import numpy as np
 
 from hubpub.errors import StepError
 from hubpub.transform._runtime import one_line, open_session
-from hubpub.transform.calibration.probes import MIN_OPSET, Histogram, Probe, Rows, Writer
+from hubpub.transform.calibration.probes import MIN_OPSET, Extremes, Histogram, Probe, Rows, Writer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-_VERSION = 2
+_VERSION = 3
 _HISTOGRAM_OPSET = 16
 Done = Callable[[int], None]
 """Called with the number of windows just dealt with."""
@@ -81,7 +81,7 @@ def observe(
         progress: told of every window, those of an earlier call too.
 
     Raises:
-        StepError: no window, a window does not fit the model, values are NaN or infinite, opset too old.
+        StepError: no window, a window does not fit the model, values are NaN, infinite, or none at all, opset too old.
     """
     where = file.path.name
     opset = next((o.version for o in file.model.opset_import if o.domain in ("", "ai.onnx")), 0)
@@ -108,6 +108,13 @@ def observe(
             session = session or open_session(run.write(Path(scratch)), threads, where)
             run.take(session, window, digest, where)
             progress(1)
+    for probe, seen in zip(probes, run.seen, strict=True):
+        if isinstance(probe, Extremes) and not seen["count"]:
+            raise StepError(
+                f"value {probe.value!r} is empty in every window",
+                where=where,
+                fix="give windows in which it is not, or exclude the nodes that use it",
+            )
     return Observations(folder, probes, run.seen, run.blocks)
 
 
@@ -144,6 +151,13 @@ class _Run:
         """Run one window and save the state."""
         names = [name for group in self._outputs for name in group]
         fed = dict(window)
+        for name, array in fed.items():
+            if array.dtype.kind == "f" and np.isnan(array).any():
+                raise StepError(
+                    f"input {name!r} is NaN in window {len(self.done) + 1}",
+                    where=where,
+                    fix="leave out audio that is too short, or that its features cannot be computed of",
+                )
         for probe, seen in zip(self._probes, self.seen, strict=True):
             fed.update(probe.feeds(seen))
         try:
@@ -159,13 +173,12 @@ class _Run:
             rows.seek(self._end)
             for probe, seen, group in zip(self._probes, self.seen, self._outputs, strict=True):
                 arrays = [np.asarray(next(given)) for _ in group]
-                for array in arrays:
-                    if array.dtype == np.float32 and not np.isfinite(array).all():
-                        raise StepError(
-                            f"value {probe.value!r} is NaN or infinite in window {len(self.done) + 1}",
-                            where=where,
-                            fix="exclude the nodes that use it",
-                        )
+                if not probe.sound(arrays):
+                    raise StepError(
+                        f"value {probe.value!r} is NaN or infinite in window {len(self.done) + 1}",
+                        where=where,
+                        fix="exclude the nodes that use it",
+                    )
                 if isinstance(probe, Rows):
                     blocks["/".join(probe.key())] = (rows.tell(), len(arrays[0]))
                     rows.write(np.ascontiguousarray(arrays[0], np.float32).tobytes())

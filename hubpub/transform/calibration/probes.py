@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     Accumulator = dict[str, Array]
 
-_INT64, _FLOAT = 7, 1
+_INT64, _INT32, _FLOAT = 7, 6, 1
 _END = (1 << 63) - 1
 
 MIN_OPSET = 13
@@ -96,7 +96,7 @@ class Writer:
 
 @dataclass(frozen=True)
 class Probe(ABC):
-    """A question about a value, float32 of any shape that has values.
+    """A question about a value, float32 of any shape; in some windows it may have no values.
 
     ``divide`` are divisors of each index of its last axis, applied first.
     """
@@ -114,6 +114,10 @@ class Probe(ABC):
     def feeds(self, seen: Accumulator) -> dict[str, Array]:
         """What its nodes are given with the next window, after those ``seen``: inputs that `attach` added."""
         return {}
+
+    def sound(self, given: list[Array]) -> bool:
+        """Whether the values of one window were numbers, as far as what the nodes gave tells."""
+        return all(bool(np.isfinite(array).all()) for array in given if array.dtype == np.float32)
 
     @abstractmethod
     def start(self) -> Accumulator:
@@ -147,6 +151,10 @@ class Extremes(Probe):
         low, high = writer.reduce("ReduceMin", rows), writer.reduce("ReduceMax", rows)
         return [(low, _FLOAT), (high, _FLOAT), (size, _INT64)]
 
+    def sound(self, given: list[Array]) -> bool:
+        """See `Probe.sound`; of no values the extremes are infinite, and a NaN among others may not show."""
+        return not given[2] or super().sound(given)
+
     def start(self) -> Accumulator:
         """Infinite."""
         shape = (2,) if self.width is None else (2, self.width)
@@ -156,8 +164,9 @@ class Extremes(Probe):
     def fold(self, seen: Accumulator, given: list[Array]) -> None:
         """Lower and raise."""
         half = int(seen["windows"] >= self.split)
-        seen["low"][half] = np.minimum(seen["low"][half], given[0])
-        seen["high"][half] = np.maximum(seen["high"][half], given[1])
+        if given[2]:
+            seen["low"][half] = np.minimum(seen["low"][half], given[0])
+            seen["high"][half] = np.maximum(seen["high"][half], given[1])
         seen["count"] = seen["count"] + given[2]
         seen["windows"] = seen["windows"] + 1
 
@@ -226,7 +235,7 @@ class Tail(Scaled):
 class Histogram(Scaled):
     """How many values lie in each of ``bins`` equal parts of ``low`` to ``high``; what is outside goes to the ends.
 
-    Accumulates ``counts``, int64 ``[bins]``. Needs opset 16, and less than 2^24 values of a window in a part.
+    Accumulates ``counts``, int64 ``[bins]``. Needs opset 16.
     """
 
     low: float = 0.0
@@ -248,10 +257,11 @@ class Histogram(Scaled):
         zero = writer.constant(np.array(0, np.float32))
         part = writer.node("Clip", [offset, zero, last])[0]
         indices = writer.node("Cast", [part], to=_INT64)[0]
-        ones = writer.node("Add", [writer.node("Mul", [part, zero])[0], writer.constant(np.array(1, np.float32))])[0]
-        empty = writer.constant(np.zeros(self.bins, np.float32))
+        one = writer.constant(np.array([1], np.int32))  # float32 cannot count past 2^24
+        ones = writer.node("Expand", [one, writer.node("Shape", [row])[0]])[0]
+        empty = writer.constant(np.zeros(self.bins, np.int32))
         counts = writer.node("ScatterElements", [empty, indices, ones], axis=0, reduction="add")[0]
-        return [(counts, _FLOAT)]
+        return [(counts, _INT32)]
 
     def start(self) -> Accumulator:
         """No counts."""
@@ -259,7 +269,7 @@ class Histogram(Scaled):
 
     def fold(self, seen: Accumulator, given: list[Array]) -> None:
         """Add up."""
-        seen["counts"] = seen["counts"] + np.rint(given[0]).astype(np.int64)
+        seen["counts"] = seen["counts"] + given[0]
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ METHOD_HELP = (
 BINS = 2048
 _LEVELS = 256
 _CUTS = 64
+_PER_PART = 32
+"""Values in a part of a histogram, on average, for a divergence to be more than chance."""
 
 
 class Range(NamedTuple):
@@ -78,7 +80,7 @@ def calibrate(
     """Find the ranges of values of a model over calibration windows.
 
     minmax and percentile are exact: the percentile is that of all values of all windows (the lower end is the
-    ``(100 - percentile)``-th, NumPy's ``method="higher"``, the upper end the ``percentile``-th, ``"lower"``). The ends
+    ``(100 - percentile)``-th, NumPy's ``method="lower"``, the upper end the ``percentile``-th, ``"higher"``). The ends
     that entropy and mse choose from lie a 128th of the range apart or less.
 
     Args:
@@ -123,7 +125,18 @@ def _above(r: Range) -> float:
 
 
 def entropy_range(counts: Array, whole: Range, *, symmetric: bool = False) -> Range:
-    """The part of a histogram's range of the least Kullback-Leibler divergence to its quantized form."""
+    """The part of a histogram's range of the least Kullback-Leibler divergence to its quantized form.
+
+    Zero is met exactly however often it comes, so its part counts as its neighbours do: what ReLU cuts off must not
+    decide on all the rest. Of few values parts are joined, since chance alone would seem to be divergence.
+    """
+    if whole.low <= 0 <= whole.high and whole.low < whole.high:
+        part = min(int(-whole.low / (whole.high - whole.low) * len(counts)), len(counts) - 1)
+        beside = [counts[index] for index in (part - 1, part + 1) if 0 <= index < len(counts)]
+        counts = counts.copy()
+        counts[part] = min(counts[part], max(beside, default=0))
+    while len(counts) > _LEVELS and counts.sum() < _PER_PART * len(counts):
+        counts = counts.reshape(-1, 2).sum(1)
     return _best(counts, whole, _divergence, symmetric)
 
 
@@ -160,11 +173,17 @@ def _least(counts: Array, centres: Array, ranges: Sequence[Range], score: Score)
 
 
 def _squared_error(counts: Array, centres: Array, r: Range) -> float:
+    """Of values spread evenly in their part; those of the part about zero count as zero, which has no error."""
     step = (r.high - r.low) / (_LEVELS - 1)
     if step <= 0:
         return float("inf")
-    inside = np.clip(centres, r.low, r.high)
-    error = np.square(centres - inside) + np.where((centres >= r.low) & (centres <= r.high), step * step / 12, 0)
+    width = centres[1] - centres[0]
+    least = -np.rint(-r.low / step)
+    nearest = np.clip(np.rint(centres / step), least, least + _LEVELS - 1) * step
+    error = np.square(centres - nearest) + width * width / 12
+    if width > step:  # several levels in a part
+        error = np.where((centres >= r.low) & (centres <= r.high), step * step / 12, error)
+    error[np.abs(centres) < width / 2] = 0
     return float((counts * error).sum())
 
 

@@ -84,8 +84,12 @@ class SmoothedTail(Probe):
         return {self._input: self._factors(seen)}
 
     def _factors(self, seen: Accumulator) -> Floats:
-        low, high = seen["reach"] if seen["windows"] else np.ones((2, self.width))
+        low, high = seen["reach"] if seen["count"] else np.ones((2, self.width))
         return reciprocal(self.guess(-low, high))
+
+    def sound(self, given: list[Array]) -> bool:
+        """See `Probe.sound`; of no values the extremes are infinite."""
+        return not given[2] or super().sound(given)
 
     def start(self) -> Accumulator:
         """Nothing seen, nothing kept."""
@@ -104,6 +108,9 @@ class SmoothedTail(Probe):
     def fold(self, seen: Accumulator, given: list[Array]) -> None:
         """Keep what is outermost; raise the bounds to what is not kept."""
         low, high, size, least, least_at, greatest, greatest_at = given
+        if not size:
+            seen["windows"] = seen["windows"] + 1
+            return
         factors = self._factors(seen)
         slot = min(int(seen["windows"]), SLOTS - 1)
         for end, reach, values, places in ((0, -low, -least, least_at), (1, high, greatest, greatest_at)):

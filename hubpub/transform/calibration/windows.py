@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hubpub.corpus.feed import FEATURES_HELP, Features, Input
 from hubpub.corpus.segment import LengthWindows, SilenceWindows, Whole
+from hubpub.errors import AudioError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +43,7 @@ class CorpusWindows:
             window is filled up to the length that the program is made for.
 
     Raises:
-        AudioError: the corpus is damaged.
+        AudioError: the corpus is damaged, or silent.
         MeasureError: the model has inputs that audio alone cannot fill.
         OnnxFileError: the model cannot be read; CoremlFileError, if it is a package.
     """
@@ -56,7 +57,14 @@ class CorpusWindows:
         self._clips = Corpus.load(folder).recorded
         self._fixed: dict[str, tuple[int | None, ...]] = {}
         self._feed = Feed(spec.features, self._coreml(model) if model.is_dir() else _onnx(model), model.name)
-        self._chosen = self._choose(sum(1 for _ in self._samples()))
+        sounds = [bool(samples.any()) for samples in self._samples()]
+        self._chosen = self._choose(len(sounds))
+        if sounds and not any(sounds[index] for index in self._chosen):
+            raise AudioError(
+                "is silent throughout: every sample is zero, and ranges that cover only that cut off all sound",
+                where=f"corpus {spec.corpus}",
+                fix="calibrate on speech",
+            )
 
     def __len__(self) -> int:
         """How many there are."""

@@ -12,7 +12,9 @@ from hubpub.coremlfile.mil.ops.linear import transposed
 @translates("scaled_dot_product_attention")
 def scaled_dot_product_attention(op: Operation, graph: Graph) -> Operand:
     """``softmax(q kᵀ / sqrt(d) + mask) v``; a mask of booleans says where to look."""
-    width = op.sizes("query")[-1]
+    width = op["query"].type.shape[-1]
+    if width is None:
+        raise op.fail("the width of its heads is known only when it runs", "convert the model with fixed shapes")
     scores = graph.node("MatMul", op["query"], transposed(op["key"], graph))
     scores = graph.node("Div", scores, graph.floats(math.sqrt(width)))
     mask = op.get("attn_mask")

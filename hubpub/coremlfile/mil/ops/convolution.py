@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hubpub.coremlfile.mil.graph import Graph, Operand
 from hubpub.coremlfile.mil.operation import Operation, translates
-from hubpub.coremlfile.mil.ops._windows import pads
+from hubpub.coremlfile.mil.ops._windows import padding
+from hubpub.coremlfile.mil.ops.slicing import FAR
 
 
 @translates("conv")
@@ -15,7 +16,7 @@ def conv(op: Operation, graph: Graph) -> Operand:
     if (bias := op.get("bias")) is not None:
         inputs.append(bias)
     attributes = {"strides": strides, "dilations": dilations, "group": op.one("groups", 1)}
-    return graph.node("Conv", *inputs, pads=pads(op, spans, strides), **attributes)
+    return graph.node("Conv", *inputs, **padding(op, spans, strides), **attributes)
 
 
 @translates("conv_transpose")
@@ -27,37 +28,38 @@ def conv_transpose(op: Operation, graph: Graph) -> Operand:
     strides, dilations, spans = _windows(op)
     attributes = {"strides": strides, "dilations": dilations, "group": op.one("groups", 1)}
     found = graph.node("ConvTranspose", op["x"], op["weight"], **attributes)
-    sizes = op.sizes("x")[2:]
-    whole = [(size - 1) * step + span for size, step, span in zip(sizes, strides, spans, strict=True)]
-    before, wanted = _part(op, sizes, whole, strides, spans)
-    missing = [max(0, b + w - all_) for b, w, all_ in zip(before, wanted, whole, strict=True)]
+    before, after = _cut(op, strides, spans)
     axes = list(range(2, op["x"].rank))
-    if any(missing):
+    if any(each < 0 for each in after):
+        missing = [max(0, -each) for each in after]
         found = graph.node("Pad", found, graph.ints([0] * len(axes) + missing), "", graph.ints(axes))
-    if before != [0] * len(axes) or wanted != whole:
-        ends = [b + w for b, w in zip(before, wanted, strict=True)]
+    if any(before) or any(each > 0 for each in after):
+        ends = [-each if each > 0 else FAR for each in after]
         found = graph.node("Slice", found, graph.ints(before), graph.ints(ends), graph.ints(axes))
     if (bias := op.get("bias")) is not None:
         found = graph.node("Add", found, graph.node("Unsqueeze", bias, graph.ints(list(range(1, len(axes) + 1)))))
     return found
 
 
-def _part(
-    op: Operation, sizes: tuple[int, ...], whole: list[int], strides: list[int], spans: list[int]
-) -> tuple[list[int], list[int]]:
-    """Where the output begins in the whole result, and its sizes."""
-    kind, axes = op.one("pad_type", "valid"), len(sizes)
+def _cut(op: Operation, strides: list[int], spans: list[int]) -> tuple[list[int], list[int]]:
+    """How much of the whole result lies before the output and after it; negative: what is missing there."""
+    kind, axes = op.one("pad_type", "valid"), len(strides)
     shape = op.ints("output_shape", [])[2:] or None
-    if kind == "same":
-        wanted = shape or [size * step for size, step in zip(sizes, strides, strict=True)]
+    if kind == "same" and shape is None:
         # What a convolution with `same` padding that made this input would have padded.
-        over = [max(0, all_ - each) for all_, each in zip(whole, wanted, strict=True)]
-        return [each // 2 for each in over], wanted
-    if kind not in ("valid", "custom"):
+        over = [span - step for span, step in zip(spans, strides, strict=True)]
+        before = [max(0, each) // 2 for each in over]
+        return before, [each - b for each, b in zip(over, before, strict=True)]
+    if kind not in ("same", "valid", "custom"):
         raise op.fail(f"its padding {kind} is not known")
     pad = op.ints("pad", [0] * 2 * axes) if kind == "custom" else [0] * 2 * axes
-    wanted = shape or [all_ - b - a for all_, b, a in zip(whole, pad[::2], pad[1::2], strict=True)]
-    return pad[::2], wanted
+    if shape is None:
+        return pad[::2], pad[1::2]
+    sizes = op.sizes("x")[2:]
+    whole = [(size - 1) * step + span for size, step, span in zip(sizes, strides, spans, strict=True)]
+    over = [all_ - each for all_, each in zip(whole, shape, strict=True)]
+    before = [max(0, each) // 2 for each in over] if kind == "same" else pad[::2]
+    return before, [each - b for each, b in zip(over, before, strict=True)]
 
 
 def _windows(op: Operation) -> tuple[list[int], list[int], list[int]]:

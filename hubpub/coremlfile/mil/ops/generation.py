@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hubpub.coremlfile.mil.graph import Graph, Operand
+from hubpub.coremlfile.mil.graph import Graph, Operand, Value
 from hubpub.coremlfile.mil.operation import Operation, translates
 
 
@@ -35,11 +35,21 @@ def band_part(op: Operation, graph: Graph) -> Operand:
     """The diagonals from ``lower`` below to ``upper`` above the middle, else zeros; all where it is negative."""
     import numpy as np
 
-    rows, columns = op.sizes("x")[-2:]
     lower, upper = op.one("lower", -1), op.one("upper", -1)
-    below = np.arange(rows)[:, None] - np.arange(columns)
-    kept = ((lower < 0) | (below <= lower)) & ((upper < 0) | (-below <= upper))
+    rows, columns = (_counted(op["x"], axis, graph) for axis in (-2, -1))
+    below = graph.node("Sub", graph.node("Unsqueeze", rows, graph.ints([1])), columns)
+    kept: Operand = graph.constant(np.ones((1, 1), bool))
+    if lower >= 0:
+        kept = graph.node("And", kept, graph.node("LessOrEqual", below, graph.ints(lower)))
+    if upper >= 0:
+        kept = graph.node("And", kept, graph.node("GreaterOrEqual", below, graph.ints(-upper)))
     if op.kind.dtype == "bool":
-        return graph.node("And", graph.constant(kept), op["x"])
+        return graph.node("And", kept, op["x"])
     zero = np.zeros((), np.float32 if op.kind.is_float else np.int32)
-    return graph.node("Where", graph.constant(kept), op["x"], graph.constant(zero))
+    return graph.node("Where", kept, op["x"], graph.constant(zero))
+
+
+def _counted(value: Value, axis: int, graph: Graph) -> str:
+    """int64 ``[0, 1, …]``, as many as the axis is long."""
+    size = graph.node("Gather", graph.shape(value), graph.ints(axis))
+    return graph.node("Range", graph.ints(0), size, graph.ints(1))

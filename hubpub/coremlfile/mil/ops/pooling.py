@@ -6,7 +6,7 @@ from typing import Any
 
 from hubpub.coremlfile.mil.graph import Graph, Operand
 from hubpub.coremlfile.mil.operation import Operation, translates
-from hubpub.coremlfile.mil.ops._windows import pads
+from hubpub.coremlfile.mil.ops._windows import padding
 
 
 @translates("max_pool", moves=True)
@@ -32,4 +32,4 @@ def _windows(op: Operation) -> dict[str, Any]:
     kernel = op.ints("kernel_sizes")
     strides = op.ints("strides", [1] * len(kernel))
     ceil = int(op.one("ceil_mode", False))
-    return {"kernel_shape": kernel, "strides": strides, "pads": pads(op, kernel, strides), "ceil_mode": ceil}
+    return {"kernel_shape": kernel, "strides": strides, "ceil_mode": ceil, **padding(op, kernel, strides)}

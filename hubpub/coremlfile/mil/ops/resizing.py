@@ -21,6 +21,8 @@ MODES = ("STRICT_ALIGN_CORNERS", "ALIGN_CORNERS", "DEFAULT", "OFFSET_CORNERS", "
 @translates("upsample_nearest_neighbor", "resize_nearest_neighbor", moves=True)
 def nearest(op: Operation, graph: Graph) -> Operand:
     """Each point from ``floor(i * from / to)``."""
+    if op.type.startswith("upsample") and None in op["x"].type.shape[-2:]:
+        return _repeated(op, graph)
     sizes, targets = op.sizes("x")[-2:], _targets(op)
     return _nearest(op["x"], sizes, targets, graph)
 
@@ -77,6 +79,18 @@ def _targets(op: Operation) -> tuple[int, ...]:
     if op.type.startswith("resize"):
         return tuple(op.one(f"target_size_{name}", 1) for name in names)
     return tuple(int(size * op.one(f"scale_factor_{name}", 1.0)) for size, name in zip(sizes, names, strict=True))
+
+
+def _repeated(op: Operation, graph: Graph) -> Operand:
+    """By whole numbers, along axes of any size."""
+    factors = [op.one(f"scale_factor_{name}", 1.0) for name in ("height", "width")]
+    if any(each != int(each) for each in factors):
+        op.sizes("x")  # says which sizes would have to be known
+    import numpy as np
+
+    scales = graph.constant(np.array([1.0] * (op["x"].rank - 2) + factors, np.float32))
+    how = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    return graph.node("Resize", op["x"], "", scales, mode="nearest", **how)
 
 
 def _nearest(x: Operand, sizes: tuple[int, ...], targets: tuple[int, ...], graph: Graph) -> Operand:

@@ -60,15 +60,13 @@ def slice_by_size(op: Operation, graph: Graph) -> Operand:
 @translates("slice_update", moves=True)
 def slice_update(op: Operation, graph: Graph) -> Operand:
     """``x`` with ``update`` put where ``slice_by_index`` would have read."""
-    import math
-
     rank = op["x"].rank
     steps, single = op.ints("stride", [1] * rank), op.ints("squeeze_mask", [0] * rank)
     steps = [1 if alone else step for step, alone in zip(steps, single, strict=True)]
     starts, ends = bounds(op, steps, single, graph)
     shape, minus_one = graph.shape(op["x"]), graph.ints([-1])
     # The slice of a tensor that holds the place of each element says where the update goes.
-    count = graph.ints(math.prod(op.sizes("x")))
+    count = graph.node("ReduceProd", shape, keepdims=0)
     places = graph.node("Reshape", graph.node("Range", graph.ints(0), count, graph.ints(1)), shape)
     where = graph.node("Slice", places, starts, ends, graph.ints(list(range(rank))), graph.ints(steps))
     flat, update = graph.node("Reshape", op["x"], minus_one), graph.node("Reshape", op["update"], minus_one)
@@ -87,12 +85,12 @@ def crop(op: Operation, graph: Graph) -> Operand:
 @translates("sliding_windows", moves=True)
 def sliding_windows(op: Operation, graph: Graph) -> Operand:
     """All windows of ``size`` along ``axis``, ``stride`` apart, on an axis of their own."""
-    import numpy as np
-
     axis, size, stride = op.axis("axis", op["x"].rank, 0), op.one("size", 1), op.one("stride", 1)
-    count = (op.sizes("x")[axis] - size) // stride + 1
-    places = np.arange(count)[:, None] * stride + np.arange(size)
-    return graph.node("Gather", op["x"], graph.constant(places.astype(np.int64)), axis=axis)
+    length = graph.node("Gather", graph.shape(op["x"]), graph.ints(axis))
+    beyond = graph.node("Sub", length, graph.ints(size - 1))
+    starts = graph.node("Range", graph.ints(0), beyond, graph.ints(stride))
+    places = graph.node("Add", graph.node("Unsqueeze", starts, graph.ints([1])), graph.ints(list(range(size))))
+    return graph.node("Gather", op["x"], places, axis=axis)
 
 
 def _where(mask: Sequence[int], yes: str, no: str, graph: Graph) -> str:
