@@ -7,9 +7,11 @@ clips are joined. So the cost is a product: hours of the one times hours of the 
 The score of two windows is their correlation. Every frame has length one, so that no loud moment decides alone, and a
 window that is mostly silence is scored as if three quarters of it were heard, so that a click is no evidence. The
 limits are measured: among all pairs of 90 recordings without common audio (20 minutes of real speech, much of it of one
-speaker in one room) the highest score of a window was 0.52, and no row of windows over 1.5 s kept above 0.36. Of five
-seconds of speech, changed in the 32 ways of the tests, 99.4 % are found, white noise at 5 dB being worst with 90 %; of
-one second 93 %. On one core an hour takes 3 s to fingerprint, and an hour against an hour 17 s to compare.
+speaker in one room) the highest score of a window was 0.52, and no row of windows over 1.5 s kept above 0.36; among
+430,000 pairs of these recordings played up to a quarter faster or slower, forwards and backwards, no long faint row
+was taken for evidence. Of five seconds of speech, changed in 32 of the ways of the tests, 99.4 % were found before such
+rows counted, white noise at 5 dB being worst with 90 %; of one second 93 %. On one core an hour takes 3 s to
+fingerprint, and three quarters of an hour against an hour 18 s to compare.
 """
 
 from __future__ import annotations
