@@ -222,6 +222,8 @@ def open_regular(path: Path) -> tuple[int, int]:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise OnnxFileError(f"cannot be read: {reason}", where=str(path), fix="check the path") from None
+    if stat.S_ISDIR(status.st_mode) and path.suffix == ".mlpackage":
+        raise OnnxFileError("is a Core ML package, not an ONNX model", where=str(path), fix="name the ONNX model")
     raise OnnxFileError("is not a regular file", where=str(path), fix="check the path")
 
 

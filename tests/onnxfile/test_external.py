@@ -143,6 +143,12 @@ def test_what_is_not_a_file_is_refused_at_once(folder: Path, name: str) -> None:
         OnnxFile.open(folder / name)
 
 
+def test_a_core_ml_package_is_named_for_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "m.mlpackage").mkdir()
+    with pytest.raises(OnnxFileError, match="is a Core ML package, not an ONNX model"):
+        OnnxFile.open(tmp_path / "m.mlpackage")
+
+
 _LOCATIONS = st.one_of(
     st.text(max_size=30),
     st.lists(
