@@ -62,9 +62,15 @@ class TransformTask(Task):
     def run(self, room: Room) -> Outcome:
         """Apply it."""
         try:
-            return Outcome(self.transform.apply(room.inputs / self.primary, room.outputs / self.target, room.progress))
+            facts = self.transform.apply(room.inputs / self.primary, room.outputs / self.target, room.progress)
+            return Outcome(facts, remark=_unmatched_in_words(facts))
         except (OnnxFileError, CoremlFileError, StepError) as error:
             raise named_for_the_reader(error, self.where, room.inputs, room.outputs) from error
+
+
+def _unmatched_in_words(facts: Mapping[str, Any]) -> str:
+    globs = ", ".join(repr(each) for each in facts.get("unmatched", ()))
+    return f"nothing of the model matches {globs}" if globs else ""
 
 
 CALIBRATION = "calibration"
@@ -88,7 +94,8 @@ class CalibratedTask(TransformTask):
         try:
             windows = CorpusWindows(room.inputs / CALIBRATION, spec, model)
             target = room.outputs / self.target
-            return Outcome(self.calibrated.apply_calibrated(model, target, windows, room.resume, room.progress))
+            facts = self.calibrated.apply_calibrated(model, target, windows, room.resume, room.progress)
+            return Outcome(facts, remark=_unmatched_in_words(facts))
         except (OnnxFileError, CoremlFileError, StepError, MeasureError) as error:
             raise named_for_the_reader(error, self.where, room.inputs, room.outputs) from error
 

@@ -24,6 +24,8 @@ class Params(Protocol):
     @property
     def min_elements(self) -> int: ...
     @property
+    def exclude(self) -> tuple[str, ...]: ...
+    @property
     def quantized(self) -> str: ...
     @property
     def report_runtime(self) -> bool: ...
@@ -35,7 +37,7 @@ def convert(
     """Open a model, let ``rewrite`` edit it, write it and check what was written.
 
     Returns:
-        The ledger's facts, ``bytes_in``, ``bytes_out`` and ``runtime``.
+        The ledger's facts, ``bytes_in``, ``bytes_out`` and ``runtime``; ``unmatched``, the globs that match nothing.
 
     Raises:
         OnnxFileError: the model is not sound, or cannot be written.
@@ -55,6 +57,7 @@ def convert(
         weights = Weights(file, scratch, where)
         if params.quantized == "refuse":
             weights.refuse_quantized(rest=True)
+        unmatched: list[Any] = weights.unmatched(params.exclude)
         ledger = rewrite(weights)
         if not ledger.layers:
             raise _nothing(ledger, weights, params.min_elements)
@@ -62,6 +65,7 @@ def convert(
         bytes_out = write_checked(file, target, params.layout, progress, where=where, was_sound=was_sound)
     return {
         **ledger.facts(weights, params.min_elements),
+        **({"unmatched": unmatched} if unmatched else {}),
         "bytes_in": bytes_in,
         "bytes_out": bytes_out,
         "runtime": runtime_facts(model, target) if params.report_runtime else None,

@@ -69,7 +69,8 @@ def rewrite_file(
     Returns:
         ``layers``, ``not_integer`` (weight, reason, bytes of what stays float), ``skipped`` and ``small`` (see
         `hubpub.transform._ledger`), ``bytes_in``, ``bytes_out``, ``fused`` (see `fused_facts`), and those of
-        ``rewrite``; of a float16 or bfloat16 model also ``widened`` (see `hubpub.transform._widen`).
+        ``rewrite``; of a float16 or bfloat16 model also ``widened`` (see `hubpub.transform._widen`); and ``unmatched``,
+        the globs that match nothing.
 
     Raises:
         OnnxFileError: the model is not sound, or cannot be written.
@@ -93,6 +94,7 @@ def rewrite_file(
         if is_narrow(file):
             widened = widen(file, scratch, where)
             weights = Weights(file, scratch, where)
+        unmatched: list[Any] = weights.unmatched((*plan.exclude, *plan.store_fp16))
         ledger, integers, facts = rewrite(weights, scratch)
         sizes = [weights.nbytes(constant) for constant in ledger.reasons]
         weights.drop_unused()
@@ -112,6 +114,7 @@ def rewrite_file(
         "small": left["small"],
         **facts,
         **({"widened": widened} if widened else {}),
+        **({"unmatched": unmatched} if unmatched else {}),
         "bytes_in": bytes_in,
         "bytes_out": bytes_out,
         "fused": fused_facts(model, target, integers) if plan.report_runtime else None,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Set
 from typing import TYPE_CHECKING, Any
@@ -190,6 +192,12 @@ class Weights:
     def constants(self) -> Iterator[Constant]:
         """All constants, in the order of the graphs."""
         return (constant for scope in self.scopes for constant in scope.constants.values())
+
+    def unmatched(self, globs: Iterable[str]) -> list[str]:
+        """Those that no constant and no node is called by: mistyped, or of another model."""
+        names = {constant.name for constant in self.constants()}
+        names |= {node.name for scope in self.scopes for node in scope.nodes if node.name}
+        return [each for each in globs if not any(map(re.compile(fnmatch.translate(each)).match, names))]
 
     def all_in(self, constant: Constant, taken: Set[Reference]) -> bool:
         """Whether nobody but the inputs ``taken`` uses a constant, directly or turned."""

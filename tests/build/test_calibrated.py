@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy import Project, make_project, write_clip
+from toy import Project, Recorder, make_project, write_clip
 
 from hubpub.build.release import verify_release
 from hubpub.card import sensitivity
@@ -51,6 +51,14 @@ def test_it_is_calibrated_on_its_corpus(tmp_path: Path) -> None:
     assert manifest.files[INT8].size < manifest.files["model.onnx"].size / 2
     assert manifest.provisional == ()
     assert not list((tmp_path / "store" / "downloads").glob("step-*"))  # nothing is left of the calibration
+
+
+def test_a_glob_that_matches_nothing_is_said(tmp_path: Path) -> None:
+    project, reporter = with_int8(tmp_path / "project", exclude=["frist", "sec*"], min_elements=16), Recorder()
+    built = project.build(tmp_path / "store", reporter=reporter)
+    name = f"files/{INT8}#1"
+    assert built.manifest.steps[name].facts["unmatched"] == ["frist"]
+    assert reporter.outcomes[name].endswith("bytes; nothing of the model matches 'frist'")
 
 
 def test_a_search_for_layers_to_exclude_is_shown_in_the_card(tmp_path: Path) -> None:

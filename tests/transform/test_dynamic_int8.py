@@ -23,6 +23,7 @@ from hubpub.errors import StepError
 from hubpub.recipe.model import Transform
 from hubpub.transform import _int8_values as ints
 from hubpub.transform.dynamic_int8 import DynamicInt8
+from hubpub.transform.weight_only import WeightOnly
 
 STEP = DynamicInt8(op_types=("MatMul", "Gemm", "LSTM", "Gather", "Conv"), min_elements=1, **QUIET)
 
@@ -161,6 +162,16 @@ def test_exclude_matches_names_of_nodes_and_weights(tmp_path: Path) -> None:
     for glob, left in (("*/fc1/*", "w"), ("v", "v")):
         skipped = _skipped(model, tmp_path, exclude=(glob,))
         assert skipped == {left: f"excluded by {glob!r}"}
+
+
+@pytest.mark.parametrize("step", [DynamicInt8, WeightOnly])
+def test_a_glob_that_matches_nothing_is_a_fact(step: Any, tmp_path: Path) -> None:
+    model, _ = case("two MatMuls, one input")
+    model.graph.node[0].name = "/layers.0/fc1/MatMul"
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    for exclude, unmatched in ((("*/fc1/*", "typo", "*/fc1"), ["typo", "*/fc1"]), (("v",), None)):
+        facts = step(exclude=exclude, min_elements=1).apply(tmp_path / "m.onnx", tmp_path / "out.onnx", lambda _: None)
+        assert facts.get("unmatched") == unmatched
 
 
 def test_small_weights_are_counted(tmp_path: Path) -> None:
